@@ -32,6 +32,7 @@ struct CodeObject {
     std::shared_ptr<uint8_t> image;   // all PT_LOAD segments at one base
     uint64_t image_bytes = 0;
     uint64_t text_begin = 0, text_end = 0;   // host addresses of the executable segment
+    uint64_t text_vaddr = 0;                 // its address in the file, which disassemblers print
     std::vector<Kernel> kernels;
     struct Symbol { std::string name; uint64_t address, size; };
     std::vector<Symbol> variables;

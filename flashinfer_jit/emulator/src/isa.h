@@ -63,6 +63,7 @@ struct LaneArgs {
     const uint32_t* b;
     const uint32_t* c;
     Wave* wave;
+    const Inst* inst;   // for what changes the arithmetic itself: integer clamp (saturation)
 };
 using LaneFn = void (*)(const LaneArgs&);
 
@@ -100,7 +101,9 @@ struct OpTable {
 };
 // Each handler file defines the tables it implements; decode.cpp gathers them. An opcode may have one row per arch.
 extern const OpTable kSop2Table, kSopkTable, kSop1Table, kSopcTable, kSoppTable, kSmemTable;
-extern const OpTable kVop1Table, kVop2Table, kVopcTable, kVop3Table, kVop3pTable, kMfmaTable;
+extern const OpTable kVop1Table, kVop2Table, kVopcTable, kVop3Table, kVop3pTable;
+extern const OpTable kMfmaTable;   // VOP3P opcodes in the MAI encoding (cbsz, abid, blgp, acc bits)
+extern const OpTable kVop1Fp8Table, kVop2Fp8Table, kVop3Fp8Table;   // 8-, 6- and 4-bit float conversions (cvt_fp8.cpp)
 extern const OpTable kDsTable, kFlatTable, kGlobalTable, kScratchTable, kMubufTable, kMtbufTable;
 
 enum class Modifier : uint8_t { none, sdwa, dpp };
@@ -137,7 +140,11 @@ struct Inst {
 };
 
 // Decodes the instruction at p (at most `avail` bytes are read). Returns false where no row matches; inst.size is then still right or 4.
+// Where it returns false, inst.op is null.
 bool decode(Arch arch, const uint8_t* p, uint64_t avail, Inst& inst);
+// Every row of every table, for the exported op table.
+const OpTable* const* all_tables(int& count);
+const char* encoding_name(Enc enc);
 // Text form for fault messages: mnemonic, or "encoding opcode" where there is no row.
 void describe(const Inst& inst, char* text, int capacity);
 

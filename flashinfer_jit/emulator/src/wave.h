@@ -32,7 +32,7 @@ enum class FaultKind : uint8_t {
 // The first fault of a launch, with all that the error message names.
 struct Fault {
     FaultKind kind = FaultKind::none;
-    uint64_t pc = 0;          // byte offset in the code object's text
+    uint64_t pc = 0;          // as a disassembler of the file prints it
     uint64_t address = 0;
     int lane = -1;
     uint32_t bytes = 0;
