@@ -169,7 +169,7 @@ bool decode_vector32(Arch arch, const Reader& r, uint32_t w, Inst& i) {
         if (mk) i.src[2] = i.src[1], i.src[1] = operand::literal;
         else i.src[2] = operand::literal;
     }
-    if (writes_sgpr(op)) i.dst = static_cast<uint16_t>(i.dst - operand::vgpr);
+    if (writes_sgpr(op)) i.dst = i.dst & 0x7f;
     imply_accumulators(i);
     return true;
 }
@@ -192,8 +192,8 @@ void decode_vop3(Arch arch, uint32_t w, uint32_t w1, Inst& i) {
     } else {
         i.abs = bits(w, 10, 8), i.op_sel = bits(w, 14, 11);
     }
-    if (compare) i.sdst = bits(w, 7, 0), i.dst = operand::none;
-    else if (writes_sgpr(*i.op)) i.dst = bits(w, 7, 0);
+    if (compare) i.sdst = bits(w, 6, 0), i.dst = operand::none;
+    else if (writes_sgpr(*i.op)) i.dst = bits(w, 6, 0);
     if (i.op->flags & kAccumulates) i.src[2] = i.dst;
     imply_accumulators(i);
 }

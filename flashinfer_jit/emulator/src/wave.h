@@ -74,8 +74,10 @@ struct Workgroup;
 enum class Status : uint8_t { running, at_barrier, ended, yielded, faulted };
 
 struct alignas(64) Wave {
-    uint32_t v[512][kLanes];       // VGPRs 0..255, AccVGPRs 256..511 (separate files: accum_offset is not trusted)
-    uint32_t s[128];               // by operand code: SGPRs, FLAT_SCRATCH, XNACK_MASK, VCC, TTMP, M0, EXEC
+    // Wide operands of hostile code may start at the last register: the slack keeps them inside the array.
+    static constexpr int kSlack = 32;
+    uint32_t v[512 + kSlack][kLanes];   // VGPRs 0..255, AccVGPRs 256..511 (separate files: accum_offset is not trusted)
+    uint32_t s[128 + kSlack];           // by operand code: SGPRs, FLAT_SCRATCH, XNACK_MASK, VCC, TTMP, M0, EXEC
     uint64_t pc = 0, next_pc = 0;  // host addresses inside the loaded text segment
     uint32_t scc = 0;
     uint32_t mode = 0;             // hardware MODE register

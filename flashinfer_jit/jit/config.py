@@ -1,0 +1,229 @@
+"""What a kernel is specialised for: frozen, hashable configurations without tensors, one class per family of kernels.
+
+A thing is configuration when it changes the layout of registers or LDS or removes a branch from the inner loop;
+everything else is a run-time field of the kernel's parameter struct (params.py).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from flashinfer_jit.errors import UnsupportedConfigError
+from flashinfer_jit.jit.arch import Arch
+
+DTYPE_SLUGS: Mapping[str, str] = {
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "float32": "f32",
+    "float8_e4m3fn": "e4m3fn",
+    "float8_e4m3fnuz": "e4m3fnuz",
+    "float8_e5m2": "e5m2",
+    "float8_e5m2fnuz": "e5m2fnuz",
+}
+FP8_DTYPES = tuple(name for name in DTYPE_SLUGS if name.startswith("float8"))
+
+C = TypeVar("C", bound="type[KernelConfig]")
+CONFIG_TYPES: dict[str, type["KernelConfig"]] = {}
+
+
+def register_config(config_type: C) -> C:
+    """Class decorator: makes configurations of this class readable from JSON by their ``kernel`` name."""
+    CONFIG_TYPES[config_type.kernel] = config_type
+    return config_type
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Base of all configurations: what rendering, the cache and the command lines need to know of one."""
+
+    kernel: ClassVar[str]
+
+    @property
+    def template(self) -> str:
+        """File name of the template that renders this kernel."""
+        return f"{self.kernel}.hip.j2"
+
+    @property
+    def params_table(self) -> str:
+        """Name of the kernel's table of parameters in params.py."""
+        return self.kernel
+
+    def slug(self) -> str:
+        """Return a readable name, unique among configurations, of letters that suit file names and C identifiers."""
+        raise NotImplementedError
+
+    def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
+        """Return values for the template beside ``config``, ``arch`` and ``tile``."""
+        return {}
+
+    def validate(self, arch: Arch) -> None:
+        """Raise UnsupportedConfigError if the kernel does not exist on ``arch``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, with the kernel's family first."""
+        return {"kernel": self.kernel, **asdict(self)}
+
+    def canonical_json(self) -> str:
+        """Return the same text for equal configurations: sorted keys, no blanks."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+def config_from_dict(values: Mapping[str, Any]) -> KernelConfig:
+    """Return the configuration that ``to_dict`` described.
+
+    Raises UnsupportedConfigError for an unknown family, an unknown field or a missing one.
+    """
+    rest = dict(values)
+    family = rest.pop("kernel", "attention")
+    config_type = CONFIG_TYPES.get(family)
+    if config_type is None:
+        raise UnsupportedConfigError(f"kernel={family!r} is unknown: expected one of {', '.join(sorted(CONFIG_TYPES))}")
+    known = [field.name for field in fields(config_type)]
+    for name in rest:
+        if name not in known:
+            raise UnsupportedConfigError(f"{family} has no field {name!r}: its fields are {', '.join(known)}")
+    try:
+        return config_type(**rest)
+    except TypeError as error:
+        raise UnsupportedConfigError(f"{family}: {error}") from None
+
+
+# What each axis may be. Where a kernel is not written for a value yet, BUILT says so.
+ALLOWED: Mapping[str, tuple[Any, ...]] = {
+    "phase": ("prefill", "decode"),
+    "dtype_q": ("float16", "bfloat16"),
+    "dtype_kv": ("float16", "bfloat16", *FP8_DTYPES),
+    "dtype_o": ("float16", "bfloat16", "float32"),
+    "mask_mode": ("none", "causal", "custom"),
+    "kv_source": ("contiguous", "page_size_1", "page_size_multiple", "page_size_any"),
+    "position_encoding": ("none", "rope_llama", "alibi"),
+    "has_window": (False, True),
+    "has_soft_cap": (False, True),
+    "has_sinks": (False, True),
+}
+HEAD_DIMS = (*((dim, dim) for dim in range(32, 257, 16)), (192, 128))
+MAX_GROUP_SIZE = 1024
+
+# The subset of ALLOWED and HEAD_DIMS that kernels exist for, by phase; an axis that is absent is built whole.
+BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "prefill": {
+        "dtype_kv": ("float16", "bfloat16"),
+        "dtype_o": ("float16", "bfloat16"),
+        "head_dims": ((64, 64), (128, 128)),
+        "mask_mode": ("none", "causal"),
+        "kv_source": ("contiguous",),
+        "position_encoding": ("none",),
+        "has_window": (False,),
+        "has_soft_cap": (False,),
+        "has_sinks": (False,),
+    },
+    "decode": {"phase": ()},
+}
+
+
+@register_config
+@dataclass(frozen=True)
+class AttentionConfig(KernelConfig):
+    """An attention kernel: softmax(Q K^T * sm_scale + mask) V for one request or a batch of them.
+
+    Attributes
+    ----------
+    phase : str
+        ``prefill`` (a tile of query rows per workgroup) or ``decode`` (few query rows, KV split over workgroups).
+    dtype_q, dtype_kv, dtype_o : str
+        Torch dtype names without ``torch.``.
+    head_dim_qk, head_dim_vo : int
+        Elements of a head of Q and K, and of V and O.
+    group_size : int
+        Query heads per KV head.
+    mask_mode : str
+        ``none``, ``causal`` (aligned to the bottom right corner) or ``custom`` (packed bits).
+    kv_source : str
+        ``contiguous``, or paged with a page size of 1, a multiple of the tile's token granule, or any other.
+    position_encoding : str
+        ``none``, ``rope_llama`` or ``alibi``.
+    has_window, has_soft_cap, has_sinks : bool
+        Whether the sliding window, the logits soft cap and the attention sinks are in the kernel.
+    variant : str or None
+        Name of a custom attention variant.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a value that is not allowed, or that no kernel is built for.
+    """
+
+    kernel: ClassVar[str] = "attention"
+
+    phase: str
+    dtype_q: str
+    dtype_kv: str
+    dtype_o: str
+    head_dim_qk: int
+    head_dim_vo: int
+    group_size: int = 1
+    mask_mode: str = "none"
+    kv_source: str = "contiguous"
+    position_encoding: str = "none"
+    has_window: bool = False
+    has_soft_cap: bool = False
+    has_sinks: bool = False
+    variant: str | None = None
+
+    def __post_init__(self) -> None:
+        for axis, allowed in ALLOWED.items():
+            value = getattr(self, axis)
+            # 1 == True in Python, but "has_window": 1 in a plan file would be another key for the same kernel.
+            if value not in allowed or type(value) is not type(allowed[0]):
+                raise UnsupportedConfigError(f"{axis}={value!r} is not allowed: expected {_one_of(allowed)}")
+        if type(self.group_size) is not int or not 1 <= self.group_size <= MAX_GROUP_SIZE:
+            raise UnsupportedConfigError(f"group_size={self.group_size!r} is not allowed: expected 1 to {MAX_GROUP_SIZE}")
+        head_dims = (self.head_dim_qk, self.head_dim_vo)
+        if head_dims not in HEAD_DIMS or {type(dim) for dim in head_dims} != {int}:
+            raise UnsupportedConfigError(
+                f"head_dim_qk={self.head_dim_qk!r} with head_dim_vo={self.head_dim_vo!r} is not allowed: "
+                "expected equal sizes of 32 to 256 in steps of 16, or 192 with 128"
+            )
+        if self.dtype_kv not in (self.dtype_q, *FP8_DTYPES):
+            raise UnsupportedConfigError(
+                f"dtype_kv={self.dtype_kv!r} with dtype_q={self.dtype_q!r} is not allowed: expected the same or an fp8 dtype"
+            )
+        if self.variant is not None:
+            raise UnsupportedConfigError(f"variant={self.variant!r} is not built yet: expected None")
+        for axis, built in BUILT[self.phase].items():
+            value = head_dims if axis == "head_dims" else getattr(self, axis)
+            if value not in built:
+                raise UnsupportedConfigError(f"{axis}={value!r} is not built yet for {self.phase}: {_one_of(built)}")
+
+    @property
+    def template(self) -> str:
+        """File name of the template: one per phase."""
+        return f"{self.phase}.hip.j2"
+
+    @property
+    def params_table(self) -> str:
+        """Name of the table of parameters: one per phase."""
+        return self.phase
+
+    def slug(self) -> str:
+        """Return for example ``prefill-bf16-d128-g4-causal``: what is as usual is left out."""
+        dims = str(self.head_dim_qk) if self.head_dim_qk == self.head_dim_vo else f"{self.head_dim_qk}x{self.head_dim_vo}"
+        parts = [self.phase, DTYPE_SLUGS[self.dtype_q], f"d{dims}", f"g{self.group_size}"]
+        if self.dtype_kv != self.dtype_q:
+            parts.append(f"kv_{DTYPE_SLUGS[self.dtype_kv]}")
+        if self.dtype_o != self.dtype_q:
+            parts.append(f"o_{DTYPE_SLUGS[self.dtype_o]}")
+        parts += [value for value in (self.mask_mode, self.position_encoding) if value != "none"]
+        if self.kv_source != "contiguous":
+            parts.append(self.kv_source)
+        parts += [name for name in ("window", "soft_cap", "sinks") if getattr(self, f"has_{name}")]
+        if self.variant is not None:
+            parts.append(f"variant_{self.variant}")
+        return "-".join(parts)
+
+
+def _one_of(values: tuple[Any, ...]) -> str:
+    return ("expected one of " if len(values) > 1 else "expected ") + ", ".join(map(repr, values)) if values else "none is"
+
+

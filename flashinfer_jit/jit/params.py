@@ -1,0 +1,103 @@
+"""The parameter struct of every kernel: one table of fields gives the C struct and the ctypes struct.
+
+A kernel takes one struct by value. The C text asserts the size and every offset that ctypes computed, and the loaded
+library reports the size again, so that the two sides cannot drift apart.
+"""
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+SCALAR_TYPES: Mapping[str, type[ctypes._SimpleCData]] = {  # type: ignore[type-arg]
+    "int64_t": ctypes.c_int64,
+    "uint64_t": ctypes.c_uint64,
+    "int32_t": ctypes.c_int32,
+    "uint32_t": ctypes.c_uint32,
+    "float": ctypes.c_float,
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a parameter struct.
+
+    Attributes
+    ----------
+    name : str
+        Its name on both sides.
+    c_type : str
+        One of SCALAR_TYPES, or a pointer type, which ends in ``*``.
+    comment : str
+        Meaning and unit, written beside the field in the rendered source.
+    """
+
+    name: str
+    c_type: str
+    comment: str
+
+    @property
+    def ctype(self) -> type[ctypes._SimpleCData]:  # type: ignore[type-arg]
+        """The ctypes type; pointers are plain addresses."""
+        return ctypes.c_void_p if self.c_type.endswith("*") else SCALAR_TYPES[self.c_type]
+
+
+@dataclass(frozen=True)
+class ParamsTable:
+    """The parameters of one kernel, in memory order."""
+
+    name: str
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def struct(self) -> type[ctypes.Structure]:
+        """The ctypes struct."""
+        members = [(field.name, field.ctype) for field in self.fields]
+        return type(f"{self.name.title().replace('_', '')}Params", (ctypes.Structure,), {"_fields_": members})
+
+    @property
+    def size(self) -> int:
+        """Bytes of the struct."""
+        return ctypes.sizeof(self.struct)
+
+    def offset(self, name: str) -> int:
+        """Return the offset of a field in bytes."""
+        return int(getattr(self.struct, name).offset)
+
+    def c_struct(self) -> str:
+        """Return the C++ text of the struct, with assertions of its size and offsets."""
+        widest = max(len(field.c_type) + len(field.name) for field in self.fields) + 2
+        lines = ["struct Params {"]
+        lines += [f"  {f'{f.c_type} {f.name};':<{widest}}  // {f.comment}" for f in self.fields]
+        lines += ["};", f'static_assert(sizeof(Params) == {self.size}, "the struct that Python fills has this size");']
+        lines += [f"static_assert(__builtin_offsetof(Params, {f.name}) == {self.offset(f.name)});" for f in self.fields]
+        return "\n".join(lines)
+
+
+def _table(name: str, *fields: tuple[str, str, str]) -> ParamsTable:
+    return ParamsTable(name, tuple(Field(*field) for field in fields))
+
+
+PREFILL = _table(
+    "prefill",
+    ("q", "const void*", "[qo_len, num_qo_heads, head_dim_qk]"),
+    ("k", "const void*", "[kv_len, num_kv_heads, head_dim_qk]"),
+    ("v", "const void*", "[kv_len, num_kv_heads, head_dim_vo]"),
+    ("o", "void*", "[qo_len, num_qo_heads, head_dim_vo]"),
+    ("lse", "float*", "[qo_len, num_qo_heads], base 2; null if not wanted"),
+    ("q_stride_n", "int64_t", "elements between tokens of q"),
+    ("q_stride_h", "int64_t", "elements between heads of q"),
+    ("k_stride_n", "int64_t", "elements between tokens of k"),
+    ("k_stride_h", "int64_t", "elements between heads of k"),
+    ("v_stride_n", "int64_t", "elements between tokens of v"),
+    ("v_stride_h", "int64_t", "elements between heads of v"),
+    ("o_stride_n", "int64_t", "elements between tokens of o"),
+    ("o_stride_h", "int64_t", "elements between heads of o"),
+    ("qo_len", "int32_t", "query tokens"),
+    ("kv_len", "int32_t", "keys"),
+    ("num_qo_heads", "int32_t", "heads of q and o"),
+    ("num_kv_heads", "int32_t", "heads of k and v"),
+    ("sm_scale_log2", "float", "softmax scale times log2(e)"),
+)
+
+TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL,)}
