@@ -75,7 +75,11 @@ def tile_from_dict(values: Mapping[str, Any]) -> TileConfig:
 
 def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     assert isinstance(config, AttentionConfig)
-    return (TileConfig(block_q=128, block_kv=64, num_waves=4, waves_per_simd=2),)
+    # Two stages of K and V tiles for each of the two workgroups that share a CU have to fit into its LDS.
+    bytes_per_key = 2 * (config.head_dim_qk + config.head_dim_vo)
+    block_kv = next(n for n in (64, 32) if 2 * 2 * n * bytes_per_key <= arch.lds_bytes)
+    # A wave owns 32 rows. Two workgroups of 4 waves are 2 waves on each of the 4 SIMDs; of 2 waves, one.
+    return tuple(TileConfig(32 * waves, block_kv, waves, waves_per_simd=waves // 2) for waves in (2, 4))
 
 
 # One entry per family of kernels.
