@@ -107,26 +107,53 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 CHECKS = ("memory", "race", "uninit", "hazard", "indices")
 
 CACHE_DIR = EnvVar[Path | None](
-    PREFIX + "CACHE_DIR", "cache", "a directory", None, _path, "where compiled kernels are kept; wins over everything else"
+    PREFIX + "CACHE_DIR",
+    "cache",
+    "a directory",
+    None,
+    _path,
+    "where compiled kernels are kept; wins over everything else",
 )
 PREBUILT_PATH = EnvVar[tuple[Path, ...]](
-    PREFIX + "PREBUILT_PATH", "cache", "directories joined by ':'", (), _paths, "read-only folders written by warmup --output"
+    PREFIX + "PREBUILT_PATH",
+    "cache",
+    "directories joined by ':'",
+    (),
+    _paths,
+    "read-only folders written by warmup --output",
 )
 TRUST_CACHE = EnvVar[bool](
-    PREFIX + "TRUST_CACHE", "cache", _FLAG, False, _flag, "load kernels from a cache directory that other users can write"
+    PREFIX + "TRUST_CACHE",
+    "cache",
+    _FLAG,
+    False,
+    _flag,
+    "load kernels from a cache directory that other users can write",
 )
 LOCK_TIMEOUT = EnvVar[float](
-    PREFIX + "LOCK_TIMEOUT", "cache", "seconds", 600.0, _seconds, "longest wait for another process that compiles the same kernel"
+    PREFIX + "LOCK_TIMEOUT",
+    "cache",
+    "seconds",
+    600.0,
+    _seconds,
+    "longest wait for another process that compiles the same kernel",
 )
 DISABLE = EnvVar[bool](
     PREFIX + "DISABLE", "compile", _FLAG, False, _flag, "never compile: a kernel that is not cached is an error"
 )
-HIPCC = EnvVar[str | None](PREFIX + "HIPCC", "compile", "a compiler's path or name", None, str, "the compiler to use, before any other")
+HIPCC = EnvVar[str | None](
+    PREFIX + "HIPCC", "compile", "a compiler's path or name", None, str, "the compiler to use, before any other"
+)
 EXTRA_HIPCCFLAGS = EnvVar[tuple[str, ...]](
     PREFIX + "EXTRA_HIPCCFLAGS", "compile", "flags", (), _words, "more compiler flags; they take part in the cache key"
 )
 TEMPLATE_DIR = EnvVar[Path | None](
-    PREFIX + "TEMPLATE_DIR", "compile", "a directory", None, _path, "templates found here are used before the packaged ones"
+    PREFIX + "TEMPLATE_DIR",
+    "compile",
+    "a directory",
+    None,
+    _path,
+    "templates found here are used before the packaged ones",
 )
 COMPILE_TIMEOUT = EnvVar[float](
     PREFIX + "COMPILE_TIMEOUT", "compile", "seconds", 300.0, _seconds, "a compiler that runs longer is killed"
@@ -135,13 +162,23 @@ DEBUG = EnvVar[bool](
     PREFIX + "DEBUG", "compile", _FLAG, False, _flag, "compile with -g -O0; takes part in the cache key"
 )
 DEVICE = EnvVar[str](
-    PREFIX + "DEVICE", "device", "auto, hip or emulator", "auto", _choice("auto", "hip", "emulator"), "where kernels run"
+    PREFIX + "DEVICE",
+    "device",
+    "auto, hip or emulator",
+    "auto",
+    _choice("auto", "hip", "emulator"),
+    "where kernels run",
 )
 ARCH = EnvVar[str](
     PREFIX + "ARCH", "device", "gfx942 or gfx950", "gfx942", _choice("gfx942", "gfx950"), "the GPU that the emulator is"
 )
 BACKEND = EnvVar[str](
-    PREFIX + "BACKEND", "device", "auto, fa2 or aiter", "auto", _choice("auto", "fa2", "aiter"), 'what backend="auto" means'
+    PREFIX + "BACKEND",
+    "device",
+    "auto, fa2 or aiter",
+    "auto",
+    _choice("auto", "fa2", "aiter"),
+    'what backend="auto" means',
 )
 CHECK = EnvVar[frozenset[str]](
     PREFIX + "CHECK", "checks", "a comma-separated list of " + ", ".join(CHECKS), frozenset(), _choices(*CHECKS),
@@ -154,12 +191,18 @@ LOG_LEVEL = EnvVar[str | None](
     PREFIX + "LOG_LEVEL", "checks", ", ".join(LOG_LEVELS), None, _choice(*LOG_LEVELS), "write the log to standard error"
 )
 
-HIPCC_PLAIN = EnvVar[str | None]("HIPCC", "honoured", "a compiler's path or name", None, str, "the compiler to use, as other HIP tools read it")
+HIPCC_PLAIN = EnvVar[str | None](
+    "HIPCC", "honoured", "a compiler's path or name", None, str, "the compiler to use, as other HIP tools read it"
+)
 ROCM_PATH = EnvVar[Path | None]("ROCM_PATH", "honoured", "a directory", None, _path, "the ROCm installation")
 ROCM_HOME = EnvVar[Path | None]("ROCM_HOME", "honoured", "a directory", None, _path, "the same, as PyTorch reads it")
 HIP_PATH = EnvVar[Path | None]("HIP_PATH", "honoured", "a directory", None, _path, "the same, as HIP reads it")
-MAX_JOBS = EnvVar[int | None]("MAX_JOBS", "honoured", "a positive number", None, _count, "upper bound of concurrent compilers")
-XDG_CACHE_HOME = EnvVar[Path | None]("XDG_CACHE_HOME", "honoured", "a directory", None, _path, "the user's cache directory")
+MAX_JOBS = EnvVar[int | None](
+    "MAX_JOBS", "honoured", "a positive number", None, _count, "upper bound of concurrent compilers"
+)
+XDG_CACHE_HOME = EnvVar[Path | None](
+    "XDG_CACHE_HOME", "honoured", "a directory", None, _path, "the user's cache directory"
+)
 
 TABLE: tuple[EnvVar[object], ...] = tuple(value for value in list(globals().values()) if isinstance(value, EnvVar))
 

@@ -1,4 +1,4 @@
-"""The one hierarchy of exceptions: every error this package raises on its own account derives from FlashInferJitError."""
+"""The one hierarchy of exceptions: all that this package raises on its own account derives from FlashInferJitError."""
 
 
 class FlashInferJitError(Exception):

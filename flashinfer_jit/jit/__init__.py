@@ -1,1 +1,1 @@
-"""From a configuration to a loaded kernel: arch, config, tiling, params, render, toolchain, cache, compiler, loader, kernels."""
+"""From a configuration to a loaded kernel; kernels.py is the entrance, the other modules are its steps."""

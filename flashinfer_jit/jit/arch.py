@@ -1,7 +1,7 @@
 """The GPUs kernels are made for, as data: templates, tiling and the emulator read these numbers and no others.
 
 Sources: LLVM's AMDGPU target tables (register file, MFMA shapes, machine codes), AMD's CDNA3 and CDNA4 ISA manuals
-(LDS, direct global-to-LDS loads, fp8 formats), AMD's data sheets of MI300X and MI355X (compute units, clocks, bandwidth).
+(LDS, direct global-to-LDS loads, fp8 formats), AMD's data sheets of MI300X and MI355X (units, clocks, bandwidth).
 """
 
 from dataclasses import dataclass, field

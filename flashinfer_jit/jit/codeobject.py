@@ -1,4 +1,4 @@
-"""Reading and packing compiled kernels: ELF files, AMDGPU code objects inside them, and the fat binary that joins the two.
+"""Reading and packing compiled kernels: ELF files, AMDGPU code objects in them, and the fat binary that joins the two.
 
 Formats: System V ABI (ELF64), clang's offload bundle (ClangOffloadBundler documentation), LLVM's AMDGPU code object
 metadata (a msgpack map in an ELF note of type 32).
@@ -123,7 +123,8 @@ def unpack_msgpack(data: bytes) -> Any:
 
 
 _MSGPACK_SCALARS = {
-    0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q",
+    0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q",
+    0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q",
 }  # fmt: skip
 _MSGPACK_SIZES = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I", 0xDC: ">H", 0xDD: ">I", 0xDE: ">H", 0xDF: ">I"}
 
@@ -206,7 +207,11 @@ def pack_bundle(code_objects: Mapping[str, bytes]) -> bytes:
     entries = [("host-x86_64-unknown-linux-gnu-", b"")]
     entries += [(f"hipv4-amdgcn-amd-amdhsa--{arch}", data) for arch, data in code_objects.items()]
     header_size = len(BUNDLE_MAGIC) + 8 + sum(24 + len(name) for name, _ in entries)
-    header, body, offset = [BUNDLE_MAGIC, struct.pack("<Q", len(entries))], bytearray(), PAGE * (header_size // PAGE + 1)
+    header, body, offset = (
+        [BUNDLE_MAGIC, struct.pack("<Q", len(entries))],
+        bytearray(),
+        PAGE * (header_size // PAGE + 1),
+    )
     first = offset
     for name, data in entries:
         header.append(struct.pack("<QQQ", offset, len(data), len(name)) + name.encode())

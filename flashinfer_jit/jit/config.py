@@ -178,7 +178,9 @@ class AttentionConfig(KernelConfig):
             if value not in allowed or type(value) is not type(allowed[0]):
                 raise UnsupportedConfigError(f"{axis}={value!r} is not allowed: expected {_one_of(allowed)}")
         if type(self.group_size) is not int or not 1 <= self.group_size <= MAX_GROUP_SIZE:
-            raise UnsupportedConfigError(f"group_size={self.group_size!r} is not allowed: expected 1 to {MAX_GROUP_SIZE}")
+            raise UnsupportedConfigError(
+                f"group_size={self.group_size!r} is not allowed: expected 1 to {MAX_GROUP_SIZE}"
+            )
         head_dims = (self.head_dim_qk, self.head_dim_vo)
         if head_dims not in HEAD_DIMS or {type(dim) for dim in head_dims} != {int}:
             raise UnsupportedConfigError(
@@ -187,7 +189,8 @@ class AttentionConfig(KernelConfig):
             )
         if self.dtype_kv not in (self.dtype_q, *FP8_DTYPES):
             raise UnsupportedConfigError(
-                f"dtype_kv={self.dtype_kv!r} with dtype_q={self.dtype_q!r} is not allowed: expected the same or an fp8 dtype"
+                f"dtype_kv={self.dtype_kv!r} with dtype_q={self.dtype_q!r} is not allowed: "
+                "expected the same or an fp8 dtype"
             )
         if self.variant is not None:
             raise UnsupportedConfigError(f"variant={self.variant!r} is not built yet: expected None")
@@ -208,7 +211,9 @@ class AttentionConfig(KernelConfig):
 
     def slug(self) -> str:
         """Return for example ``prefill-bf16-d128-g4-causal``: what is as usual is left out."""
-        dims = str(self.head_dim_qk) if self.head_dim_qk == self.head_dim_vo else f"{self.head_dim_qk}x{self.head_dim_vo}"
+        dims = (
+            str(self.head_dim_qk) if self.head_dim_qk == self.head_dim_vo else f"{self.head_dim_qk}x{self.head_dim_vo}"
+        )
         parts = [self.phase, DTYPE_SLUGS[self.dtype_q], f"d{dims}", f"g{self.group_size}"]
         if self.dtype_kv != self.dtype_q:
             parts.append(f"kv_{DTYPE_SLUGS[self.dtype_kv]}")
@@ -224,6 +229,6 @@ class AttentionConfig(KernelConfig):
 
 
 def _one_of(values: tuple[Any, ...]) -> str:
-    return ("expected one of " if len(values) > 1 else "expected ") + ", ".join(map(repr, values)) if values else "none is"
-
-
+    return (
+        ("expected one of " if len(values) > 1 else "expected ") + ", ".join(map(repr, values)) if values else "none is"
+    )

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,30 +45,31 @@ def run(argv: Sequence[str], cwd: Path | None = None, timeout: float = 60.0) -> 
     start = time.perf_counter()
     # C locale: messages are parsed, and shown beside English text.
     environment = {**os.environ, "LC_ALL": "C"}
-    with subprocess.Popen(
-        argv,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:
+    # A file, not a pipe: a pipe that a runaway grandchild keeps open would never end.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         _running.add(process.pid)
-        returncode: int | None
+        returncode: int | None = None
         try:
-            output, _ = process.communicate(timeout=timeout)
-            returncode = process.returncode
+            returncode = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            _kill_group(process.pid)
-            output, _ = process.communicate()
-            returncode = None
-        except BaseException:
-            _kill_group(process.pid)
-            raise
+            pass
         finally:
+            if returncode is None:
+                _kill_group(process.pid)
+                process.wait()
             _running.discard(process.pid)
-    return Outcome(tuple(argv), returncode, output.decode("utf-8", "replace"), time.perf_counter() - start)
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    return Outcome(tuple(argv), returncode, text, time.perf_counter() - start)
 
 
 def _kill_group(pid: int) -> None:

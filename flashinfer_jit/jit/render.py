@@ -1,4 +1,4 @@
-"""From a kernel's key to its HIP source text. The text depends on the key and the templates only: no dates, no paths."""
+"""From a kernel's key to its HIP source text, which depends on the key and the templates only: no dates, no paths."""
 
 import functools
 import json
