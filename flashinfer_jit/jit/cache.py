@@ -33,7 +33,10 @@ VERSION = f"v{SCHEMA}"
 SOURCE, LIBRARY, META, LOG = "kernel.hip", "kernel.so", "meta.json", "build.log"
 STALE_STAGING_SECONDS = 3600.0
 # Errors that say "not here" rather than "not now": compiling goes on in a directory of this process.
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+NOT_WRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,13 @@ def user_root() -> Path:
     explicit = env.CACHE_DIR.get()
     if explicit is not None:
         return explicit.absolute()
-    base = env.XDG_CACHE_HOME.get() or Path.home() / ".cache"
+    base = env.XDG_CACHE_HOME.get()
+    if base is None:
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:
+            # A container may run under a user that has neither HOME nor an entry in the user database.
+            return Path(tempfile.gettempdir()) / f"flashinfer_jit-{os.geteuid()}"
     return base.absolute() / "flashinfer_jit"
 
 
@@ -84,7 +93,7 @@ def check_safe(path: Path) -> None:
     if env.TRUST_CACHE.get():
         return
     status = path.stat()
-    if status.st_uid not in (os.getuid(), 0):
+    if status.st_uid not in (os.geteuid(), 0):
         raise UnsafeCacheError(
             f"{path} belongs to user {status.st_uid}: code in it could be anybody's. "
             f"Set {env.CACHE_DIR.name} to a directory of your own, or {env.TRUST_CACHE.name}=1 if you trust that user"

@@ -117,8 +117,8 @@ def unpack_msgpack(data: bytes) -> Any:
     """Return the value of a msgpack text, as far as code object metadata uses the format."""
     try:
         value, _ = _msgpack(data, 0)
-    except (struct.error, IndexError):
-        raise FormatError("msgpack data is cut off") from None
+    except (struct.error, IndexError, TypeError, RecursionError):
+        raise FormatError("msgpack data is cut off or damaged") from None
     return value
 
 
@@ -183,22 +183,24 @@ def kernel_resources(code_object: bytes, kernel_name: str) -> dict[str, int]:
     note = elf.note(NT_AMDGPU_METADATA) if elf.machine == EM_AMDGPU else None
     if note is None:
         raise FormatError("not an AMDGPU code object with metadata")
-    metadata = unpack_msgpack(note)
-    kernels = metadata.get("amdhsa.kernels", []) if isinstance(metadata, Mapping) else []
-    for kernel in kernels:
-        if kernel.get(".name") == kernel_name:
-            # .vgpr_count is the unified total where acc registers are used.
-            agpr = kernel.get(".agpr_count", 0)
-            return {
-                "vgpr": kernel[".vgpr_count"] - agpr,
-                "agpr": agpr,
-                "sgpr": kernel[".sgpr_count"],
-                "lds_bytes": kernel[".group_segment_fixed_size"],
-                "scratch_bytes": kernel[".private_segment_fixed_size"],
-                "vgpr_spills": kernel.get(".vgpr_spill_count", 0),
-                "sgpr_spills": kernel.get(".sgpr_spill_count", 0),
-            }
-    raise FormatError(f"the code object has no kernel {kernel_name!r}")
+    try:
+        kernels = {kernel[".name"]: kernel for kernel in unpack_msgpack(note)["amdhsa.kernels"]}
+        if kernel_name not in kernels:
+            raise FormatError(f"the code object has no kernel {kernel_name!r}")
+        kernel = kernels[kernel_name]
+        # .vgpr_count is the unified total where acc registers are used.
+        agpr = int(kernel.get(".agpr_count", 0))
+        return {
+            "vgpr": int(kernel[".vgpr_count"]) - agpr,
+            "agpr": agpr,
+            "sgpr": int(kernel[".sgpr_count"]),
+            "lds_bytes": int(kernel[".group_segment_fixed_size"]),
+            "scratch_bytes": int(kernel[".private_segment_fixed_size"]),
+            "vgpr_spills": int(kernel.get(".vgpr_spill_count", 0)),
+            "sgpr_spills": int(kernel.get(".sgpr_spill_count", 0)),
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise FormatError("the code object's metadata lacks what HIP needs") from None
 
 
 def pack_bundle(code_objects: Mapping[str, bytes]) -> bytes:

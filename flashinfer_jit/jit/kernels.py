@@ -260,6 +260,15 @@ def forget() -> None:
     _memo.clear()
 
 
+def _after_fork() -> None:
+    """Replace locks that a thread of the parent may have held; loaded kernels stay valid in the child."""
+    global _guard
+    _guard = threading.Lock()
+    _key_locks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 _started = False
 
 

@@ -77,6 +77,10 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+# A forked child must not end its parent's compilers.
+os.register_at_fork(after_in_child=_running.clear)
+
+
 @atexit.register
 def _kill_all() -> None:
     for pid in tuple(_running):

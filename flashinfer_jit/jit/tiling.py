@@ -97,14 +97,16 @@ def candidates(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     return tiles
 
 
-def choose(tiles: tuple[TileConfig, ...], work: Work, num_cus: int) -> TileConfig:
-    """Return the tile with the shortest longest queue: rounds of workgroups on the CUs times the rows of a tile.
+# Reading one tile of K and V keeps a workgroup busy about as long as the arithmetic of this many rows: an assumption
+# from the ratio of L2 bandwidth to matrix rate, which the timing model can replace by measured tiles.
+KV_READ_ROWS = 64
 
-    Among equals the larger tile wins, for it reads K and V less often.
-    """
+
+def choose(tiles: tuple[TileConfig, ...], work: Work, num_cus: int) -> TileConfig:
+    """Return the tile that ends first: rounds of workgroups on the CUs times the cost of one; the larger among equals."""
 
     def cost(tile: TileConfig) -> tuple[int, int]:
         num_blocks = -(-work.num_rows // tile.block_q) * work.num_problems
-        return -(-num_blocks // num_cus) * tile.block_q, -tile.block_q
+        return -(-num_blocks // num_cus) * (tile.block_q + KV_READ_ROWS), -tile.block_q
 
     return min(tiles, key=cost)
