@@ -1,0 +1,81 @@
+"""The emulated GPU: kernels' machine code runs on the CPU, and the memory of CPU tensors is the device's memory."""
+
+import contextvars
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from flashinfer_jit import emulator
+from flashinfer_jit.errors import HipRuntimeMismatchError
+from flashinfer_jit.jit.arch import ARCHS, Arch
+from flashinfer_jit.runtime.base import Runtime
+from flashinfer_jit.runtime.libraries import MappedLibrary, mapped_libraries, require_one
+
+stream_handle: contextvars.ContextVar[int] = contextvars.ContextVar("stream_handle", default=0)
+
+_CPU = torch.device("cpu")
+# The emulator's devices are the architectures in this order.
+_DEVICE_INDEX = {name: index for index, name in enumerate(ARCHS)}
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_uint64), ("num_bytes", ctypes.c_uint64))
+
+
+def extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return address and bytes of the smallest range of memory that holds all elements of ``tensor``."""
+    if tensor.numel() == 0:
+        return tensor.data_ptr(), 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), (last + 1) * tensor.element_size()
+
+
+class EmulatedRuntime(Runtime):
+    """The HIP runtime of the emulated device."""
+
+    kind = "emulator"
+    device_type = "cpu"
+
+    def _open(self) -> tuple[MappedLibrary, ctypes.CDLL]:
+        if foreign := mapped_libraries():
+            # Ours may be mapped already, by a caller of the emulator itself.
+            own = [library for library in foreign if library.path == str(emulator.loaded_path())]
+            if not own:
+                raise HipRuntimeMismatchError(
+                    f"the emulated device cannot be used beside a real HIP runtime, and {foreign[0]} is mapped into this "
+                    "process: start a process that loads no ROCm library (a PyTorch for CPUs), or use FLASHINFER_JIT_DEVICE=hip"
+                )
+        handle = emulator.load()
+        return require_one(mapped_libraries()), handle
+
+    def device(self) -> torch.device:
+        """Return the CPU: the memory of its tensors is the emulated device's memory."""
+        return _CPU
+
+    def arch(self, device: torch.device) -> Arch:
+        """Return the architecture chosen by ``emulator.use_arch`` or FLASHINFER_JIT_ARCH."""
+        return emulator.current_arch()
+
+    def stream(self, device: torch.device) -> int:
+        """Return the stream named by ``use_stream``, or 0."""
+        return stream_handle.get()
+
+    def launch(self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None) -> None:
+        """Launch ``kernel`` on the emulated GPU of its architecture; only the memory of ``tensors`` is accessible to it."""
+        if stream is None:
+            stream = stream_handle.get()
+        handle = self.handle
+        ranges = (_Range * len(tensors))(*map(extent, tensors))
+        index = _DEVICE_INDEX[kernel.key.arch.name]
+        previous = self.swap_device(index)
+        handle.fij_emu_set_launch_ranges(ranges, len(tensors))
+        try:
+            code = kernel.launch_fn(ctypes.byref(params), stream)
+        finally:
+            handle.fij_emu_set_launch_ranges(None, 0)
+            if previous != index:
+                self.call("hipSetDevice", previous)
+        if code:
+            raise self.error(code, f"launch of {kernel.key}")

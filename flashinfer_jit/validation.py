@@ -1,0 +1,186 @@
+"""Checks of arguments that all wrappers share: what is wrong, which value, what is allowed, before anything is launched.
+
+The types of the exceptions are FlashInfer's: KeyError for the name of a layout or position encoding, ValueError for
+shapes, dtypes and devices, UnsupportedConfigError (a ValueError too) for what no kernel is built for.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from flashinfer_jit import env
+from flashinfer_jit.errors import UnsupportedConfigError
+from flashinfer_jit.runtime.base import Runtime
+
+KV_LAYOUTS = ("NHD", "HND")
+POS_ENCODING_MODES = ("NONE", "ROPE_LLAMA", "ALIBI")
+BACKENDS = ("auto", "fa2", "aiter")
+DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    dtype: str(dtype).removeprefix("torch.")
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+    )
+}
+# Rows of a head are read 16 bytes at a time, so each must start at a multiple of that.
+ROW_ALIGNMENT = 16
+# A tile of K or V is addressed by 32-bit byte offsets, and no tile has more tokens than 256.
+MAX_TOKEN_STRIDE_BYTES = 2**24
+INT32_MAX = 2**31 - 1
+
+
+def shape_text(tensor: torch.Tensor) -> str:
+    """Return the shape as ``[7, 8, 64]``."""
+    return "[" + ", ".join(map(str, tensor.shape)) + "]"
+
+
+def check_kv_layout(kv_layout: str) -> None:
+    """Raise KeyError unless ``kv_layout`` is known."""
+    if kv_layout not in KV_LAYOUTS:
+        raise KeyError(f"Invalid kv_layout {kv_layout!r}: expected 'NHD' or 'HND'")
+
+
+def check_pos_encoding_mode(pos_encoding_mode: str) -> None:
+    """Raise KeyError unless ``pos_encoding_mode`` is known."""
+    if pos_encoding_mode not in POS_ENCODING_MODES:
+        raise KeyError(f"Invalid pos_encoding_mode {pos_encoding_mode!r}: expected one of {', '.join(POS_ENCODING_MODES)}")
+
+
+def resolve_backend(backend: str) -> str:
+    """Return the backend that ``backend`` means here: ``auto`` is what FLASHINFER_JIT_BACKEND says, else ``fa2``.
+
+    Raises ValueError for an unknown name and UnsupportedConfigError for one that is not built.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown: expected one of {', '.join(BACKENDS)}")
+    source = "backend"
+    if backend == "auto":
+        source, backend = env.BACKEND.name, env.BACKEND.get()
+    if backend == "aiter":
+        raise UnsupportedConfigError(f"{source}='aiter' is not built yet: expected 'auto' or 'fa2' (this package's kernels)")
+    return "fa2"
+
+
+def check_tensor(name: str, tensor: Any, dims: Sequence[str]) -> None:
+    """Raise TypeError unless ``tensor`` is a torch.Tensor, and ValueError unless it has as many dimensions as ``dims``."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.ndim != len(dims):
+        raise ValueError(f"Invalid shape of {name}: expected [{', '.join(dims)}], got {shape_text(tensor)}")
+
+
+def check_device(runtime: Runtime, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless all tensors are on the one device that ``runtime`` runs on."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device.type != runtime.device_type:
+            where = "an AMD GPU" if runtime.kind == "hip" else "the emulated GPU, whose memory is that of CPU tensors"
+            raise ValueError(
+                f"Invalid device of {name}: kernels run on {where}: expected {runtime.device()}, got {tensor.device}; "
+                "create tensors with device=flashinfer_jit.device(), or choose another with FLASHINFER_JIT_DEVICE"
+            )
+        if tensor.device != first.device:
+            raise ValueError(
+                f"Invalid device of {name}: expected {first.device} as that of {first_name}, got {tensor.device}"
+            )
+
+
+def check_dtype(name: str, dtype: Any, allowed: Sequence[torch.dtype], reason: str = "") -> str:
+    """Return the name of ``dtype``; raise UnsupportedConfigError unless it is one of ``allowed``."""
+    if dtype not in allowed:
+        expected = " or ".join(map(str, allowed))
+        raise UnsupportedConfigError(f"Invalid dtype of {name}: expected {expected}{reason}, got {dtype}")
+    return DTYPE_NAMES[dtype]
+
+
+def check_rows(name: str, tensor: torch.Tensor) -> None:
+    """Raise ValueError unless the rows (last dimension) of ``tensor`` are contiguous and start at multiples of 16 bytes.
+
+    A copy would satisfy the kernels as well, at a cost that the caller would not see: it is refused instead.
+    """
+    if tensor.numel() == 0:
+        return
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ValueError(
+            f"Invalid strides of {name}: the last dimension must be contiguous, got stride {tensor.stride(-1)}; "
+            f"pass {name}.contiguous()"
+        )
+    if tensor.data_ptr() % ROW_ALIGNMENT:
+        raise ValueError(
+            f"Invalid address of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and its first element is at "
+            f"{tensor.data_ptr():#x}; pass {name}.clone()"
+        )
+    for dim in range(tensor.ndim - 1):
+        num_bytes = tensor.stride(dim) * tensor.element_size()
+        if tensor.shape[dim] > 1 and num_bytes % ROW_ALIGNMENT:
+            raise ValueError(
+                f"Invalid strides of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and dimension {dim} has "
+                f"stride {tensor.stride(dim)} ({num_bytes} bytes); pass {name}.contiguous()"
+            )
+
+
+def check_token_stride(name: str, tensor: torch.Tensor, token_dim: int) -> None:
+    """Raise ValueError if the tokens of ``tensor`` are farther apart than a tile can be addressed."""
+    num_bytes = tensor.stride(token_dim) * tensor.element_size()
+    if tensor.shape[token_dim] > 1 and num_bytes > MAX_TOKEN_STRIDE_BYTES:
+        raise ValueError(
+            f"Invalid strides of {name}: tokens may be at most {MAX_TOKEN_STRIDE_BYTES} bytes apart, got {num_bytes}; "
+            f"pass {name}.contiguous()"
+        )
+
+
+def check_heads(num_qo_heads: int, num_kv_heads: int) -> int:
+    """Return query heads per KV head; raise ValueError unless that is a whole number above 0."""
+    if num_qo_heads < 1 or num_kv_heads < 1 or num_qo_heads % num_kv_heads:
+        raise ValueError(
+            f"num_qo_heads={num_qo_heads} of q must be a positive multiple of num_kv_heads={num_kv_heads} of k and v"
+        )
+    return num_qo_heads // num_kv_heads
+
+
+def check_window_left(window_left: Any) -> None:
+    """Raise ValueError unless ``window_left`` is -1 (no window) or a number of keys."""
+    if isinstance(window_left, bool) or not isinstance(window_left, int) or window_left < -1:
+        raise ValueError(f"window_left={window_left!r} must be -1 (no window) or the number of keys to the left, 0 or more")
+
+
+def check_logits_soft_cap(logits_soft_cap: Any) -> float:
+    """Return the cap, 0.0 for none; raise ValueError unless it is None or a finite number not below 0."""
+    if logits_soft_cap is None:
+        return 0.0
+    if not _is_number(logits_soft_cap) or not 0 <= logits_soft_cap < math.inf:
+        raise ValueError(f"logits_soft_cap={logits_soft_cap!r} must be None, 0 (both mean no cap) or a positive number")
+    return float(logits_soft_cap)
+
+
+def check_scale(name: str, scale: Any) -> float:
+    """Return ``scale`` as a float; raise ValueError unless it is a finite number."""
+    if not _is_number(scale) or not math.isfinite(scale):
+        raise ValueError(f"{name}={scale!r} must be a finite number")
+    return float(scale)
+
+
+def _is_number(value: Any) -> bool:
+    # NumPy's scalars and 0-dimensional things that say they are a float are welcome; tensors would synchronise.
+    return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, torch.Tensor))
+
+
+def refuse(name: str, value: Any, allowed: str) -> None:
+    """Raise UnsupportedConfigError for an argument whose feature is not built yet: nothing is ignored."""
+    if isinstance(value, torch.Tensor):
+        value = f"<tensor {shape_text(value)} {value.dtype}>"
+    raise UnsupportedConfigError(f"{name}={value} is not built yet: expected {allowed}")
+
+
+def refuse_given(arguments: Mapping[str, Any]) -> None:
+    """Raise UnsupportedConfigError for the first of ``arguments`` that is not None."""
+    for name, value in arguments.items():
+        if value is not None:
+            refuse(name, value, "None")
