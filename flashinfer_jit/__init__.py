@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flashinfer_jit import emulator, errors, prefill, runtime
-    from flashinfer_jit.jit.kernels import freeze, on_compile
-    from flashinfer_jit.prefill import single_prefill_with_kv_cache, single_prefill_with_kv_cache_return_lse
-    from flashinfer_jit.runtime import device, use_stream
+    from flashinfer_jit import emulator as emulator
+    from flashinfer_jit import errors as errors
+    from flashinfer_jit import prefill as prefill
+    from flashinfer_jit import runtime as runtime
+    from flashinfer_jit.jit.kernels import freeze as freeze
+    from flashinfer_jit.jit.kernels import on_compile as on_compile
+    from flashinfer_jit.prefill import single_prefill_with_kv_cache as single_prefill_with_kv_cache
+    from flashinfer_jit.prefill import (
+        single_prefill_with_kv_cache_return_lse as single_prefill_with_kv_cache_return_lse,
+    )
+    from flashinfer_jit.runtime import device as device
+    from flashinfer_jit.runtime import use_stream as use_stream
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {

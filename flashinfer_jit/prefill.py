@@ -78,8 +78,8 @@ def single_prefill_with_kv_cache(
     Parameters
     ----------
     q : torch.Tensor
-        Queries, ``[qo_len, num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will do
-        whose last one is 1 and whose others are multiples of 16 bytes; nothing is copied.
+        Queries, ``[qo_len, num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will
+        do whose last one is 1 and whose others are multiples of 16 bytes; nothing is copied.
     k : torch.Tensor
         Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND.
     v : torch.Tensor
@@ -125,8 +125,8 @@ def single_prefill_with_kv_cache(
     UnsupportedConfigError
         For an argument, dtype or head dimension that no kernel is built for; it is a ValueError.
     ValueError
-        For shapes, strides and devices that do not fit, head counts that do not divide, an unknown backend, and a causal
-        mask with ``kv_len < qo_len``.
+        For shapes, strides and devices that do not fit, head counts that do not divide, an unknown backend, and a
+        causal mask with ``kv_len < qo_len``.
     KeyError
         For an unknown ``kv_layout`` or ``pos_encoding_mode``.
     TypeError
@@ -276,16 +276,19 @@ def _run(
     """Check lengths and strides, choose the tile, launch."""
     qo_len, kv_len = q.shape[0], k.shape[problem.kv_token_dim]
     if v.shape[problem.kv_token_dim] != kv_len:
-        raise ValueError(f"Invalid shape of v: expected kv_len {kv_len} as that of k, got {v.shape[problem.kv_token_dim]}")
+        raise ValueError(
+            f"Invalid shape of v: expected kv_len {kv_len} as that of k, got {v.shape[problem.kv_token_dim]}"
+        )
     if problem.causal and kv_len < qo_len:
         raise ValueError(
-            f"kv_len must be greater than or equal to qo_len with causal=True, got kv_len={kv_len} and qo_len={qo_len}: "
-            "the last query is aligned to the last key, so the first queries would see none"
+            f"kv_len must be greater than or equal to qo_len with causal=True, got kv_len={kv_len} and "
+            f"qo_len={qo_len}: the last query is aligned to the last key, so the first queries would see none"
         )
     num_rows = qo_len * problem.group_size
     if max(kv_len, qo_len * problem.num_qo_heads) > validation.INT32_MAX:
         raise ValueError(
-            f"kv_len={kv_len} and qo_len * num_qo_heads={qo_len * problem.num_qo_heads} must be at most {validation.INT32_MAX}"
+            f"kv_len={kv_len} and qo_len * num_qo_heads={qo_len * problem.num_qo_heads} must be at most "
+            f"{validation.INT32_MAX}"
         )
     scale = problem.default_sm_scale if sm_scale is None else validation.check_scale("sm_scale", sm_scale)
 

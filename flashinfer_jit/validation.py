@@ -1,4 +1,4 @@
-"""Checks of arguments that all wrappers share: what is wrong, which value, what is allowed, before anything is launched.
+"""Checks of arguments that all wrappers share: what is wrong, which value, what is allowed, before any launch.
 
 The types of the exceptions are FlashInfer's: KeyError for the name of a layout or position encoding, ValueError for
 shapes, dtypes and devices, UnsupportedConfigError (a ValueError too) for what no kernel is built for.
@@ -50,7 +50,9 @@ def check_kv_layout(kv_layout: str) -> None:
 def check_pos_encoding_mode(pos_encoding_mode: str) -> None:
     """Raise KeyError unless ``pos_encoding_mode`` is known."""
     if pos_encoding_mode not in POS_ENCODING_MODES:
-        raise KeyError(f"Invalid pos_encoding_mode {pos_encoding_mode!r}: expected one of {', '.join(POS_ENCODING_MODES)}")
+        raise KeyError(
+            f"Invalid pos_encoding_mode {pos_encoding_mode!r}: expected one of {', '.join(POS_ENCODING_MODES)}"
+        )
 
 
 def resolve_backend(backend: str) -> str:
@@ -64,12 +66,14 @@ def resolve_backend(backend: str) -> str:
     if backend == "auto":
         source, backend = env.BACKEND.name, env.BACKEND.get()
     if backend == "aiter":
-        raise UnsupportedConfigError(f"{source}='aiter' is not built yet: expected 'auto' or 'fa2' (this package's kernels)")
+        raise UnsupportedConfigError(
+            f"{source}='aiter' is not built yet: expected 'auto' or 'fa2' (this package's kernels)"
+        )
     return "fa2"
 
 
 def check_tensor(name: str, tensor: Any, dims: Sequence[str]) -> None:
-    """Raise TypeError unless ``tensor`` is a torch.Tensor, and ValueError unless it has as many dimensions as ``dims``."""
+    """Raise TypeError unless ``tensor`` is a torch.Tensor, ValueError unless it has as many dimensions as ``dims``."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.ndim != len(dims):
@@ -101,7 +105,7 @@ def check_dtype(name: str, dtype: Any, allowed: Sequence[torch.dtype], reason: s
 
 
 def check_rows(name: str, tensor: torch.Tensor) -> None:
-    """Raise ValueError unless the rows (last dimension) of ``tensor`` are contiguous and start at multiples of 16 bytes.
+    """Raise ValueError unless the rows (last dimension) of ``tensor`` adjoin and start at multiples of 16 bytes.
 
     A copy would satisfy the kernels as well, at a cost that the caller would not see: it is refused instead.
     """
@@ -114,15 +118,15 @@ def check_rows(name: str, tensor: torch.Tensor) -> None:
         )
     if tensor.data_ptr() % ROW_ALIGNMENT:
         raise ValueError(
-            f"Invalid address of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and its first element is at "
-            f"{tensor.data_ptr():#x}; pass {name}.clone()"
+            f"Invalid address of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and its first element "
+            f"is at {tensor.data_ptr():#x}; pass {name}.clone()"
         )
     for dim in range(tensor.ndim - 1):
         num_bytes = tensor.stride(dim) * tensor.element_size()
         if tensor.shape[dim] > 1 and num_bytes % ROW_ALIGNMENT:
             raise ValueError(
-                f"Invalid strides of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and dimension {dim} has "
-                f"stride {tensor.stride(dim)} ({num_bytes} bytes); pass {name}.contiguous()"
+                f"Invalid strides of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and dimension "
+                f"{dim} has stride {tensor.stride(dim)} ({num_bytes} bytes); pass {name}.contiguous()"
             )
 
 
@@ -148,7 +152,9 @@ def check_heads(num_qo_heads: int, num_kv_heads: int) -> int:
 def check_window_left(window_left: Any) -> None:
     """Raise ValueError unless ``window_left`` is -1 (no window) or a number of keys."""
     if isinstance(window_left, bool) or not isinstance(window_left, int) or window_left < -1:
-        raise ValueError(f"window_left={window_left!r} must be -1 (no window) or the number of keys to the left, 0 or more")
+        raise ValueError(
+            f"window_left={window_left!r} must be -1 (no window) or the number of keys to the left, 0 or more"
+        )
 
 
 def check_logits_soft_cap(logits_soft_cap: Any) -> float:

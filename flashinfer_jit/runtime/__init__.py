@@ -20,8 +20,8 @@ _runtimes: dict[str | None, Runtime] = {}
 def current() -> Runtime:
     """Return the runtime that kernels run on, as FLASHINFER_JIT_DEVICE says.
 
-    ``auto`` is the GPU when PyTorch is a ROCm build, else the emulated device; a ROCm build of PyTorch never emulates by
-    itself, for that would be a thousand times slower without a word.
+    ``auto`` is the GPU when PyTorch is a ROCm build, else the emulated device; a ROCm build of PyTorch never emulates
+    by itself, for that would be a thousand times slower without a word.
 
     Raises
     ------
@@ -75,7 +75,9 @@ def use_stream(handle: int) -> Iterator[None]:
     """
     runtime = current()
     if runtime.kind != "emulator":
-        raise UnsupportedConfigError("use_stream is for the emulated device: on a GPU use `with torch.cuda.stream(stream):`")
+        raise UnsupportedConfigError(
+            "use_stream is for the emulated device: on a GPU use `with torch.cuda.stream(stream):`"
+        )
     from flashinfer_jit.runtime.emulated import stream_handle
 
     token = stream_handle.set(handle)

@@ -47,7 +47,9 @@ class Runtime(ABC):
         """Return the handle of the stream that kernels on tensors of ``device`` are launched on now."""
 
     @abstractmethod
-    def launch(self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None) -> None:
+    def launch(
+        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+    ) -> None:
         """Launch ``kernel``.
 
         Parameters

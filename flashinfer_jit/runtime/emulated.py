@@ -44,8 +44,9 @@ class EmulatedRuntime(Runtime):
             own = [library for library in foreign if library.path == str(emulator.loaded_path())]
             if not own:
                 raise HipRuntimeMismatchError(
-                    f"the emulated device cannot be used beside a real HIP runtime, and {foreign[0]} is mapped into this "
-                    "process: start a process that loads no ROCm library (a PyTorch for CPUs), or use FLASHINFER_JIT_DEVICE=hip"
+                    f"the emulated device cannot be used beside a real HIP runtime, and {foreign[0]} is mapped into "
+                    "this process: start a process that loads no ROCm library (a PyTorch for CPUs), or use "
+                    "FLASHINFER_JIT_DEVICE=hip"
                 )
         handle = emulator.load()
         return require_one(mapped_libraries()), handle
@@ -62,8 +63,10 @@ class EmulatedRuntime(Runtime):
         """Return the stream named by ``use_stream``, or 0."""
         return stream_handle.get()
 
-    def launch(self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None) -> None:
-        """Launch ``kernel`` on the emulated GPU of its architecture; only the memory of ``tensors`` is accessible to it."""
+    def launch(
+        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+    ) -> None:
+        """Launch ``kernel`` on the emulated GPU of its architecture; it can access the memory of ``tensors`` only."""
         if stream is None:
             stream = stream_handle.get()
         handle = self.handle

@@ -25,14 +25,14 @@ class GpuRuntime(Runtime):
         super().__init__()
         if torch.version.hip is None:
             raise NoDeviceError(
-                f"FLASHINFER_JIT_DEVICE=hip needs a ROCm build of PyTorch, and torch {torch.__version__} is none: install "
-                "one, or use FLASHINFER_JIT_DEVICE=emulator"
+                f"FLASHINFER_JIT_DEVICE=hip needs a ROCm build of PyTorch, and torch {torch.__version__} is none: "
+                "install one, or use FLASHINFER_JIT_DEVICE=emulator"
             )
         if not torch.cuda.is_available():
             raise NoDeviceError(
                 f"torch {torch.__version__} is a ROCm build but sees no GPU: look at rocminfo, at the permissions of "
-                "/dev/kfd and at HIP_VISIBLE_DEVICES. Kernels can be compiled without one (python -m flashinfer_jit.warmup); "
-                "to run them without one, install a build of PyTorch for CPUs"
+                "/dev/kfd and at HIP_VISIBLE_DEVICES. Kernels can be compiled without one (python -m "
+                "flashinfer_jit.warmup); to run them without one, install a build of PyTorch for CPUs"
             )
         self._archs: dict[torch.device, Arch] = {}
 
@@ -61,7 +61,9 @@ class GpuRuntime(Runtime):
         """Return whether PyTorch's current stream is being captured into a graph."""
         return bool(torch.cuda.is_current_stream_capturing())
 
-    def launch(self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None) -> None:
+    def launch(
+        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+    ) -> None:
         """Launch ``kernel`` on the GPU of the first tensor, on PyTorch's current stream there if ``stream`` is None."""
         device = tensors[0].device
         if stream is None:

@@ -1,9 +1,9 @@
 """Which libamdhip64 is mapped into this process, and how its symbols are made visible to kernel libraries.
 
-Kernel libraries name no runtime: their HIP symbols are resolved from the process when they are loaded. A framework opens
-its HIP runtime privately (RTLD_LOCAL), so the mapped copy is reopened for all. A second copy beside the first would have
-its own streams and its own state: launches then fail on the streams of the framework only, which tests on the default
-stream never see. That is refused as soon as it can be seen.
+Kernel libraries name no runtime: their HIP symbols are resolved from the process when they are loaded. A framework
+opens its HIP runtime privately (RTLD_LOCAL), so the mapped copy is reopened for all. A second copy beside the first
+would have its own streams and its own state: launches then fail on the streams of the framework only, which tests on
+the default stream never see. That is refused as soon as it can be seen.
 """
 
 import ctypes
@@ -46,7 +46,7 @@ class MappedLibrary:
 
 
 def parse_maps(text: str, name: str = RUNTIME_NAME) -> tuple[MappedLibrary, ...]:
-    """Return the shared libraries called ``name`` in the text of a ``/proc/<pid>/maps``, in the order of their addresses.
+    """Return the libraries called ``name`` in the text of a ``/proc/<pid>/maps``, in the order of their addresses.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ def require_one(libraries: Iterable[MappedLibrary], expected: MappedLibrary | No
         names = "\n  ".join(_likely_owner(library) for library in distinct)
         raise HipRuntimeMismatchError(
             f"{len(distinct)} HIP runtimes are mapped into this process:\n  {names}\n"
-            "Each has its own streams and memory, so kernels would fail on the framework's streams. Import torch before "
-            "any other user of HIP, unset ROCM_PATH or point it at the copy that torch brings, and use "
+            "Each has its own streams and memory, so kernels would fail on the framework's streams. Import torch "
+            "before any other user of HIP, unset ROCM_PATH or point it at the copy that torch brings, and use "
             "FLASHINFER_JIT_DEVICE=emulator only with a PyTorch that is not a ROCm build."
         )
     return distinct[0]

