@@ -54,6 +54,7 @@ struct Counters {
     uint64_t scalar_read = 0;
     uint64_t lds_accesses = 0, lds_conflict_cycles = 0;
     uint64_t out_of_range_buffer_lanes = 0;           // MUBUF lanes beyond num_records: read as zero, not stored
+    uint64_t out_of_range_lds_lanes = 0;              // lanes beyond the group's LDS: likewise
     uint64_t waves = 0, workgroups = 0;
     std::vector<BufferBytes> buffer_bytes;            // by Interval::id
     void add(const Counters& other);
@@ -86,6 +87,7 @@ struct alignas(64) Wave {
     Status status = Status::ended;
     uint32_t index = 0;            // wave number in the workgroup
     uint64_t executed = 0;         // instructions so far, against the budget
+    uint64_t clock = 0;            // what s_memtime last returned
     uint64_t exec_lanes_of = ~0ull;          // EXEC value that exec_lanes expands
     alignas(64) uint32_t exec_lanes[kLanes];  // all ones where the lane is active
     Workgroup* group = nullptr;
@@ -128,6 +130,7 @@ struct Launch {
     const MemoryMap* memory = nullptr;
     uint64_t budget = 0;           // instructions per wave; 0: default
     uint32_t scratch_bytes = 0;
+    bool count_conflicts = false;  // LDS bank conflicts cost about 200 ns an access to count
     std::atomic<bool> stop{false};
     std::mutex fault_mutex;
     Fault fault;
@@ -145,7 +148,7 @@ uint64_t inline_constant(uint16_t code, Type type);
 // memory_check.cpp: the interval check that every vector and scalar access passes. False: a fault was recorded and nothing may be touched.
 // `address` has 64 entries; only lanes of `mask` count. Adds to the byte counters of the intervals hit.
 bool check_access(Wave& w, const uint64_t* address, uint64_t mask, uint32_t bytes, bool write);
-bool check_scalar_access(Wave& w, uint64_t address, uint32_t bytes);
+bool check_scalar_access(Wave& w, uint64_t address, uint32_t bytes, bool write = false);
 
 // valu.cpp: the executors that rows of VOP1/VOP2/VOPC/VOP3/VOP3P name in their `exec` field.
 void exec_valu(Wave& w, const Inst& i);         // everything: modifiers, DPP, SDWA, partial EXEC
