@@ -190,7 +190,7 @@ def _compile(where: Cache, key: KernelKey, source: str, source_key: str, toolcha
             "key": key.to_dict(),
             "source_key": source_key,
             "toolchain": {"id": toolchain.id, "title": toolchain.title, "version": toolchain.version},
-            "flags": semantic_flags(key.arch.name),
+            "flags": list(semantic_flags(key.arch.name)),
             "resources": compiled.resources,
             "compile_seconds": round(compiled.seconds, 4),
         }

@@ -103,7 +103,7 @@ KV_READ_ROWS = 64
 
 
 def choose(tiles: tuple[TileConfig, ...], work: Work, num_cus: int) -> TileConfig:
-    """Return the tile that ends first: rounds of workgroups on the CUs times the cost of one; the larger among equals."""
+    """Return the tile that ends first: rounds of workgroups times the cost of one; among equals the larger."""
 
     def cost(tile: TileConfig) -> tuple[int, int]:
         num_blocks = -(-work.num_rows // tile.block_q) * work.num_problems

@@ -1,36 +1,37 @@
 """A compiler and linker for tests of everything around compiling: no code, but files of the right form, in no time.
 
-``install`` writes it as an executable that behaves as a test asks through the environment of FAKE_HIPCC_MODE.
+``install`` writes it as an executable, which behaves as a test asks by the variable FAKE_HIPCC_MODE.
 """
 
 import os
-import re
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 EXPORTS = ("fij_launch", "fij_prepare", "fij_abi_version", "fij_params_size", "fij_config_json")
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def install(folder: Path, version: str = "1.0") -> Path:
+def install(folder, version: str = "1.0"):
     """Write ``folder/hipcc`` and the linker that it names; return the path of hipcc."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("hipcc", "ld.lld"):
         # -I keeps the caller's environment out, -S the site packages: both cost time.
-        script = f"#!{sys.executable} -IS\nimport runpy, sys\nsys.argv[0] = {str(folder / name)!r}\n"
-        script += f"FAKE_VERSION = {version!r}\n"
-        script += f"runpy.run_path({str(Path(__file__).resolve())!r}, {{'VERSION': FAKE_VERSION}}, '__main__')\n"
+        script = f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {os.path.dirname(HERE)!r})\n"
+        script += (
+            f"from support import fake_hipcc\nfake_hipcc.main({str(folder / name)!r}, sys.argv[1:], {version!r})\n"
+        )
         (folder / name).write_text(script)
         (folder / name).chmod(0o755)
     return folder / "hipcc"
 
 
-def _output(arguments: list[str]) -> Path:
-    return Path(arguments[arguments.index("-o") + 1])
+def _write(arguments: list[str], data: bytes) -> None:
+    with open(arguments[arguments.index("-o") + 1], "wb") as output:
+        output.write(data)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _misbehave(mode: str) -> None:
@@ -41,25 +42,29 @@ def _misbehave(mode: str) -> None:
     if mode == "silent-fail":
         sys.exit(7)
     if mode == "hang":
-        child = subprocess.Popen(["sleep", "1000"])
-        Path(os.environ["FAKE_HIPCC_PIDS"]).write_text(f"{os.getpid()} {child.pid}")
-        time.sleep(1000)
+        child = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+        with open(os.environ["FAKE_HIPCC_PIDS"], "w") as pids:
+            pids.write(f"{os.getpid()} {child}")
+        os.waitpid(child, 0)
     if mode == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), 9)
     if mode == "slow":
+        import time
+
         time.sleep(float(os.environ["FAKE_HIPCC_SECONDS"]))
 
 
-def _main(arguments: list[str], version: str) -> None:
+def main(program: str, arguments: list[str], version: str) -> None:
+    """Do what ``program`` was called for."""
     from support import fake_elf
 
     if arguments == ["--version"]:
         print(f"HIP version: {version}\nFake clang version 99.0")
     elif arguments == ["--print-prog-name=ld.lld"]:
-        print(Path(sys.argv[0]).parent / "ld.lld")
-    elif Path(sys.argv[0]).name == "ld.lld":
-        # The last input is the host object, which carries the fat binary here.
-        _output(arguments).write_bytes(fake_elf.library(EXPORTS, Path(arguments[-1]).read_bytes()))
+        print(os.path.join(os.path.dirname(program), "ld.lld"))
+    elif program.endswith("ld.lld"):
+        # The last input is the host object, which is the fat binary here.
+        _write(arguments, fake_elf.library(EXPORTS, _read(arguments[-1])))
     elif "--offload-device-only" in arguments:
         mode = os.environ.get("FAKE_HIPCC_MODE", "")
         _misbehave(mode)
@@ -69,16 +74,9 @@ def _main(arguments: list[str], version: str) -> None:
                 lines.write(f"{os.getcwd()}\n")
         if mode == "no-output":
             return
-        source = Path("kernel.hip").read_text()
-        name = re.search(r"^// (\w+): generated", source)
-        arch = re.search(r"--offload-arch=(\w+)", " ".join(arguments))
-        assert name and arch
-        garbage = {"garbage": b"\0" * 100, "truncated": fake_elf.code_object(arch[1], name[1])[:-200]}
-        _output(arguments).write_bytes(garbage.get(mode) or fake_elf.code_object(arch[1], name[1]))
+        name = _read("kernel.hip").decode().split(":")[0].removeprefix("// ")
+        arch = next(word.split("=")[1] for word in arguments if word.startswith("--offload-arch="))
+        whole = fake_elf.code_object(arch, name)
+        _write(arguments, {"garbage": b"\0" * 100, "truncated": whole[:-200]}.get(mode, whole))
     else:
-        gpu_binary = arguments[arguments.index("-fcuda-include-gpubinary") + 2]
-        _output(arguments).write_bytes(Path(gpu_binary).read_bytes())
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1:], globals().get("VERSION", "1.0"))
+        _write(arguments, _read(arguments[arguments.index("-fcuda-include-gpubinary") + 2]))

@@ -24,7 +24,9 @@ def test_matrix_rates_are_the_published_ones(arch: str) -> None:
 
 
 # The occupancy table of AMD's CDNA3 ISA manual for the unified register file.
-@pytest.mark.parametrize("vgprs, waves", [(1, 8), (64, 8), (65, 7), (72, 7), (80, 6), (96, 5), (128, 4), (168, 3), (256, 2)])
+@pytest.mark.parametrize(
+    "vgprs, waves", [(1, 8), (64, 8), (65, 7), (72, 7), (80, 6), (96, 5), (128, 4), (168, 3), (256, 2)]
+)
 def test_waves_per_simd(arch: str, vgprs: int, waves: int) -> None:
     assert get_arch(arch).waves_per_simd(vgprs) == waves
     assert get_arch(arch).waves_per_simd(512) == 1

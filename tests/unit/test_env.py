@@ -10,8 +10,8 @@ from flashinfer_jit.errors import InvalidSettingError
 
 def test_every_variable_of_the_design_is_in_the_table() -> None:
     own = {
-        "CACHE_DIR", "PREBUILT_PATH", "TRUST_CACHE", "DISABLE", "HIPCC", "EXTRA_HIPCCFLAGS", "TEMPLATE_DIR", "LOCK_TIMEOUT",
-        "DEVICE", "ARCH", "CHECK", "BACKEND", "RECORD", "LOG_LEVEL", "DEBUG",
+        "CACHE_DIR", "PREBUILT_PATH", "TRUST_CACHE", "DISABLE", "HIPCC", "EXTRA_HIPCCFLAGS", "TEMPLATE_DIR",
+        "LOCK_TIMEOUT", "DEVICE", "ARCH", "CHECK", "BACKEND", "RECORD", "LOG_LEVEL", "DEBUG",
     }  # fmt: skip
     honoured = {"ROCM_PATH", "ROCM_HOME", "HIP_PATH", "MAX_JOBS", "XDG_CACHE_HOME"}
     names = {var.name for var in env.TABLE}
