@@ -72,15 +72,12 @@ std::vector<uint8_t> arguments_of(const Kernel& kernel, void* const* arguments, 
 namespace {
 
 void launch(void* handle, Function& function, Dim3 grid, Dim3 block, void* const* arguments, void* const* extra, uint64_t dynamic_lds, void* stream, bool cooperative) {
-    // The ranges belong to this launch even where it fails.
-    std::vector<OwnedRange> ranges;
-    ranges.swap(this_thread().ranges);
     if (find_stream(stream).device != function.device)
         fail(hipErrorInvalidHandle, "kernel '%s' was loaded on device %d and the stream belongs to device %d", function.kernel->name.c_str(), function.device, find_stream(stream).device);
     KernelOperation op;
     op.request = make_request(function, grid, block, dynamic_lds, cooperative);
     op.request.kernarg = arguments_of(*function.kernel, arguments, extra);
-    op.request.ranges = std::move(ranges);
+    op.request.ranges = this_thread().ranges;
     op.function = handle;
     submit(stream, std::move(op));
 }
@@ -136,14 +133,23 @@ EMU_EXPORT int hipDrvLaunchKernelEx(const LaunchConfig* config, void* function, 
     });
 }
 
+namespace {
+
+void add_range(uint64_t begin, uint64_t bytes, bool writable, std::string name) {
+    if (begin + bytes >= begin) this_thread().ranges.push_back({begin, bytes, writable, std::move(name)});
+}
+
+}  // namespace
+
+// The memory that this thread's launches may touch beside what the HIP API knows, until the next call; a null pointer takes it back.
+// A captured launch keeps the ranges that were set when it was captured.
 EMU_EXPORT void fij_emu_set_launch_ranges(const Range* ranges, uint32_t count) {
-    std::vector<OwnedRange>& mine = this_thread().ranges;
-    mine.clear();
-    for (uint32_t n = 0; n < count; ++n) {
-        const Range& r = ranges[n];
-        if (r.begin + r.bytes < r.begin) continue;
-        mine.push_back({r.begin, r.bytes, r.writable != 0, r.name ? r.name : "tensor " + std::to_string(n)});
-    }
+    this_thread().ranges.clear();
+    for (uint32_t n = 0; ranges && n < count; ++n) add_range(ranges[n].begin, ranges[n].bytes, true, "tensor " + std::to_string(n));
+}
+EMU_EXPORT void fij_emu_set_named_launch_ranges(const NamedRange* ranges, uint32_t count) {
+    this_thread().ranges.clear();
+    for (uint32_t n = 0; ranges && n < count; ++n) add_range(ranges[n].begin, ranges[n].bytes, ranges[n].writable != 0, ranges[n].name ? ranges[n].name : "tensor " + std::to_string(n));
 }
 EMU_EXPORT const char* fij_emu_last_report() {
     static thread_local std::string text;

@@ -101,7 +101,7 @@ void start_wave(Wave& w, const LaunchRequest& r, const DispatchBlock& dispatch, 
     const Kernel& k = *r.kernel;
     std::memset(w.v, 0, sizeof w.v);
     std::memset(w.s, 0, sizeof w.s);
-    w.scc = 0, w.trap_status = 0, w.gpr_index_mode = 0, w.executed = 0;
+    w.scc = 0, w.trap_status = 0, w.gpr_index_mode = 0, w.executed = 0, w.clock = 0;
     w.recent = nullptr;
     w.exec_lanes_of = ~0ull;
     std::fill(w.exec_lanes, w.exec_lanes + kLanes, ~0u);

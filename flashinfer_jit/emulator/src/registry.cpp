@@ -7,13 +7,6 @@
 
 namespace emu {
 
-const Interval* MemoryMap::find(uint64_t address) const {
-    auto after = std::upper_bound(intervals.begin(), intervals.end(), address, [](uint64_t a, const Interval& i) { return a < i.begin; });
-    if (after == intervals.begin()) return nullptr;
-    --after;
-    return address < after->end ? &*after : nullptr;
-}
-
 Registry& registry() {
     // Never destroyed: kernels' host objects unregister themselves while the process exits.
     static Registry* const instance = new Registry;

@@ -25,12 +25,9 @@ struct Allocation {
 // What an interval's id stands for in messages and reports.
 struct BufferName { std::string name; uint64_t begin = 0, bytes = 0; };
 
-// Memory named by the caller for one launch (part of the exported interface: fij_emu_set_launch_ranges).
-struct Range {
-    uint64_t begin, bytes;
-    uint64_t writable;
-    const char* name;   // may be null
-};
+// Memory given by the caller for its next launches (the exported interface of fij_emu_set_launch_ranges).
+struct Range { uint64_t begin, bytes; };
+struct NamedRange { uint64_t begin, bytes; const char* name; uint64_t writable; };
 struct OwnedRange { uint64_t begin, bytes; bool writable; std::string name; };
 
 // The registry's content as one device sees it; immutable.

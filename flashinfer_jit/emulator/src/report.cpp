@@ -15,7 +15,7 @@ void Counters::add(const Counters& o) {
     scratch_read += o.scratch_read, scratch_written += o.scratch_written;
     scalar_read += o.scalar_read;
     lds_accesses += o.lds_accesses, lds_conflict_cycles += o.lds_conflict_cycles;
-    out_of_range_buffer_lanes += o.out_of_range_buffer_lanes;
+    out_of_range_buffer_lanes += o.out_of_range_buffer_lanes, out_of_range_lds_lanes += o.out_of_range_lds_lanes;
     waves += o.waves, workgroups += o.workgroups;
     if (buffer_bytes.size() < o.buffer_bytes.size()) buffer_bytes.resize(o.buffer_bytes.size());
     for (size_t n = 0; n < o.buffer_bytes.size(); ++n) {
@@ -101,7 +101,8 @@ std::string report_json(const LaunchResult& r) {
     const struct { const char* name; uint64_t value; } numbers[] = {
         {"mfma_flops", c.mfma_flops}, {"global_read", c.global_read}, {"global_written", c.global_written}, {"lds_read", c.lds_read}, {"lds_written", c.lds_written}, {"lds_dma", c.lds_dma},
         {"scratch_read", c.scratch_read}, {"scratch_written", c.scratch_written}, {"scalar_read", c.scalar_read}, {"lds_accesses", c.lds_accesses},
-        {"lds_conflict_cycles", c.lds_conflict_cycles}, {"out_of_range_buffer_lanes", c.out_of_range_buffer_lanes}, {"waves", c.waves}, {"workgroups", c.workgroups}};
+        {"lds_conflict_cycles", c.lds_conflict_cycles}, {"out_of_range_buffer_lanes", c.out_of_range_buffer_lanes},
+        {"out_of_range_lds_lanes", c.out_of_range_lds_lanes}, {"waves", c.waves}, {"workgroups", c.workgroups}};
     out += "}";
     for (const auto& n : numbers) out += format(", \"%s\": %" PRIu64, n.name, n.value);
     out += ", \"buffers\": [";
