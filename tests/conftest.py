@@ -1,6 +1,7 @@
 """Options and fixtures of all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty kernel cache, with no kernel loaded and no compiler known."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("FLASHINFER_JIT_CACHE_DIR", str(folder))

@@ -87,7 +87,7 @@ def _load_first(key: KernelKey, runtime: Runtime) -> Kernel:
     with key_lock:
         kernel = _memo.get(key)
         if kernel is None:
-            if getattr(runtime, "is_capturing", _never)():
+            if runtime.is_capturing():
                 raise MissingKernelError(
                     f"{key} is not loaded, and nothing can be compiled or loaded while a stream is being captured. "
                     "Run the call once before the capture"
@@ -96,10 +96,6 @@ def _load_first(key: KernelKey, runtime: Runtime) -> Kernel:
             _record(key)
             _memo[key] = kernel
     return kernel
-
-
-def _never() -> bool:
-    return False
 
 
 def build_kernel(key: KernelKey) -> Entry:

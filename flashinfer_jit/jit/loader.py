@@ -23,6 +23,9 @@ class Runtime(Protocol):
     def error_name(self, code: int) -> str:
         """Return the name of a hipError_t."""
 
+    def is_capturing(self) -> bool:
+        """Return whether the current stream is being captured into a graph."""
+
 
 class _CAttributes(ctypes.Structure):
     _fields_ = [

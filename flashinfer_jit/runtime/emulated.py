@@ -51,6 +51,12 @@ class EmulatedRuntime(Runtime):
         handle = emulator.load()
         return require_one(mapped_libraries()), handle
 
+    def _detail(self) -> str:
+        """Return which kernel, instruction, lane and address; a fault does not outlive its exception."""
+        detail = emulator.last_error()
+        emulator.recover()
+        return detail
+
     def device(self) -> torch.device:
         """Return the CPU: the memory of its tensors is the emulated device's memory."""
         return _CPU

@@ -36,7 +36,8 @@ def code_object(arch: str, kernel_name: str, vgpr: int = 8, agpr: int = 0) -> by
     """Return an AMDGPU code object of one kernel, without code."""
     kernel = {
         ".name": kernel_name, ".vgpr_count": vgpr, ".agpr_count": agpr, ".sgpr_count": 14,
-        ".group_segment_fixed_size": 4096, ".private_segment_fixed_size": 0, ".vgpr_spill_count": 0, ".sgpr_spill_count": 0,
+        ".group_segment_fixed_size": 4096, ".private_segment_fixed_size": 0,
+        ".vgpr_spill_count": 0, ".sgpr_spill_count": 0,
     }  # fmt: skip
     metadata = msgpack({"amdhsa.kernels": [kernel], "amdhsa.target": f"amdgcn-amd-amdhsa--{arch}"})
     note = struct.pack("<III", 7, len(metadata), 32) + b"AMDGPU\0\0" + metadata

@@ -23,6 +23,9 @@ struct Kernel {
     uint32_t rsrc1 = 0, rsrc2 = 0, rsrc3 = 0;
     uint16_t properties = 0, preload = 0;
     uint32_t max_workgroup_size = 1024;
+    uint32_t explicit_bytes = 0;   // end of the last argument that the caller passes
+    bool has_metadata = false;     // without it only raw kernarg bytes can be passed
+    bool dynamic_stack = false;
     std::vector<KernelArgument> arguments;
     const struct CodeObject* object = nullptr;
 };
@@ -31,6 +34,7 @@ struct CodeObject {
     Arch arch = Arch::gfx942;
     std::shared_ptr<uint8_t> image;   // all PT_LOAD segments at one base
     uint64_t image_bytes = 0;
+    std::vector<bool> writable_pages;         // of 4 KiB, as the segments say
     uint64_t text_begin = 0, text_end = 0;   // host addresses of the executable segment
     uint64_t text_vaddr = 0;                 // its address in the file, which disassemblers print
     std::vector<Kernel> kernels;

@@ -102,8 +102,8 @@ struct OpTable {
 // Each handler file defines the tables it implements; decode.cpp gathers them. An opcode may have one row per arch.
 extern const OpTable kSop2Table, kSopkTable, kSop1Table, kSopcTable, kSoppTable, kSmemTable;
 extern const OpTable kVop1Table, kVop2Table, kVopcTable, kVop3Table, kVop3pTable;
-extern const OpTable kMfmaTable;   // VOP3P opcodes in the MAI encoding (cbsz, abid, blgp, acc bits)
-extern const OpTable kVop1Fp8Table, kVop2Fp8Table, kVop3Fp8Table;   // 8-, 6- and 4-bit float conversions (cvt_fp8.cpp)
+extern const OpTable kMfmaTable, kMfmaScaledTable;   // VOP3P opcodes in the MAI encoding (cbsz, abid, blgp, acc bits)
+extern const OpTable kVop1Fp8Table, kVop3Fp8Table;   // 8-, 6- and 4-bit float conversions (cvt_fp8.cpp)
 extern const OpTable kDsTable, kFlatTable, kGlobalTable, kScratchTable, kMubufTable, kMtbufTable;
 
 enum class Modifier : uint8_t { none, sdwa, dpp };
@@ -145,6 +145,8 @@ bool decode(Arch arch, const uint8_t* p, uint64_t avail, Inst& inst);
 // Every row of every table, for the exported op table.
 const OpTable* const* all_tables(int& count);
 const char* encoding_name(Enc enc);
+// OpInfo::passes of a matrix instruction, halved where neither operand of an f8f6f4 one is an 8-bit format.
+int matrix_passes(const Inst& inst);
 // Text form for fault messages: mnemonic, or "encoding opcode" where there is no row.
 void describe(const Inst& inst, char* text, int capacity);
 

@@ -11,7 +11,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "wave.h"
+#include "register_range.h"
 
 #if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)
 #error "the emulator is built for x86-64-v3 (AVX2, FMA, F16C) or later: pass -march=x86-64-v3"
@@ -91,13 +91,16 @@ inline void multiply_accumulate(const Tile& a, const Tile& b, int per_lane, int 
     }
 }
 
-// Registers code .. code + count - 1 of one of the two vector files, or null (and a fault) where the instruction names anything else.
-inline const uint32_t* matrix_registers(Wave& w, uint16_t code, int count) {
-    const bool in_vgprs = code >= operand::vgpr && code + count <= operand::acc;
-    const bool in_accumulators = code >= operand::acc && code + count <= operand::acc + 256;
-    if (in_vgprs || in_accumulators) return w.reg(code);
-    w.fault(FaultKind::unsupported, "a matrix operand is not a whole range of VGPRs or AccVGPRs");
-    return nullptr;
+// C of a matrix instruction: registers, or a constant that stands for every element.
+inline bool read_addend(Wave& w, const Inst& i, int dwords, uint32_t* c) {
+    if (i.src[2] < operand::vgpr) {
+        const uint32_t value = read_scalar32(w, i, i.src[2]);
+        for (int n = 0; n < dwords * kLanes; ++n) c[n] = value;
+        return w.status != Status::faulted;
+    }
+    const uint32_t* const registers = vector_range(w, i.src[2], dwords);
+    if (registers) std::memcpy(c, registers, static_cast<size_t>(dwords) * kLanes * sizeof *c);
+    return registers != nullptr;
 }
 
 }  // namespace emu

@@ -5,6 +5,7 @@
 
 #include "fp8.h"
 #include "matrix_tile.h"
+#include "packed_half.h"
 
 namespace emu {
 namespace {
@@ -26,30 +27,14 @@ struct F32 {
 struct BF16 {
     static constexpr int per_dword = 2;
     static void unpack(const Wave&, const uint32_t* registers, int dwords, Tile& tile) {
-        for (int reg = 0; reg < dwords; ++reg) {
-            const uint32_t* const in = registers + reg * kLanes;
-            uint32_t low[kLanes], high[kLanes];
-#pragma omp simd
-            for (int l = 0; l < kLanes; ++l) low[l] = in[l] << 16, high[l] = in[l] & 0xffff0000u;
-            std::memcpy(tile.x[2 * reg], low, sizeof low);
-            std::memcpy(tile.x[2 * reg + 1], high, sizeof high);
-        }
+        for (int reg = 0; reg < dwords; ++reg) split_bfloats(registers + reg * kLanes, tile.x[2 * reg], tile.x[2 * reg + 1]);
     }
 };
 
 struct F16 {
     static constexpr int per_dword = 2;
     static void unpack(const Wave&, const uint32_t* registers, int dwords, Tile& tile) {
-        // Within each 128-bit half: the low halves of the four dwords, then the high ones.
-        const __m256i split = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
-                                               0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-        for (int reg = 0; reg < dwords; ++reg)
-            for (int l = 0; l < kLanes; l += 8) {
-                const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i*>(registers + reg * kLanes + l));
-                const __m256i halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, split), _MM_SHUFFLE(3, 1, 2, 0));
-                _mm256_store_ps(tile.x[2 * reg] + l, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
-                _mm256_store_ps(tile.x[2 * reg + 1] + l, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
-            }
+        for (int reg = 0; reg < dwords; ++reg) split_halves(registers + reg * kLanes, tile.x[2 * reg], tile.x[2 * reg + 1]);
     }
 };
 
@@ -121,9 +106,9 @@ struct Mfma {
     static constexpr bool integer = A::per_dword == 4 && std::is_same<A, I8>::value;
 
     static void exec(Wave& w, const Inst& i) {
-        const uint32_t* const a_registers = matrix_registers(w, i.src[0], operand_dwords);
-        const uint32_t* const b_registers = a_registers ? matrix_registers(w, i.src[1], operand_dwords) : nullptr;
-        uint32_t* const d = b_registers ? const_cast<uint32_t*>(matrix_registers(w, i.dst, dst_dwords)) : nullptr;
+        const uint32_t* const a_registers = vector_range(w, i.src[0], operand_dwords);
+        const uint32_t* const b_registers = a_registers ? vector_range(w, i.src[1], operand_dwords) : nullptr;
+        uint32_t* const d = b_registers ? vector_range(w, i.dst, dst_dwords) : nullptr;
         if (!d) return;
         const uint32_t* c = nullptr;
         int c_stride = kLanes;
@@ -134,7 +119,7 @@ struct Mfma {
             for (uint32_t& x : constant) x = value;
             c = constant, c_stride = 0;
         } else {
-            c = matrix_registers(w, i.src[2], dst_dwords);
+            c = vector_range(w, i.src[2], dst_dwords);
             if (!c) return;
             // Chunks are written in order: a C that overlaps D at another register must be read as a whole first.
             if (c != d && c < d + dst_dwords * kLanes && d < c + dst_dwords * kLanes)
