@@ -71,7 +71,11 @@ class ParamsTable:
         lines = ["struct Params {"]
         lines += [f"  {f'{f.c_type} {f.name};':<{widest}}  // {f.comment}" for f in self.fields]
         lines += ["};", f'static_assert(sizeof(Params) == {self.size}, "the struct that Python fills has this size");']
-        lines += [f"static_assert(__builtin_offsetof(Params, {f.name}) == {self.offset(f.name)});" for f in self.fields]
+        # Padding can only differ where a field is followed by one of another size.
+        sizes = [ctypes.sizeof(f.ctype) for f in self.fields]
+        for f, size, size_before in zip(self.fields[1:], sizes[1:], sizes, strict=False):
+            if size != size_before:
+                lines.append(f"static_assert(__builtin_offsetof(Params, {f.name}) == {self.offset(f.name)});")
         return "\n".join(lines)
 
 
