@@ -156,7 +156,7 @@ def check_cpu() -> None:
     missing = sorted(CPU_NEEDS - set(line[1].split()))
     if missing:
         raise NoDeviceError(
-            f"the emulated GPU needs a CPU of level {CPU_LEVEL} (Intel Haswell, AMD Excavator or later); this one lacks "
+            f"the emulated GPU needs a CPU of level {CPU_LEVEL} (Intel Haswell, AMD Excavator or later); it lacks "
             + ", ".join(missing)
         )
 

@@ -179,7 +179,7 @@ def _pack(info: dict[str, Any], args: Sequence[Any], memory: list[tuple[int, int
     """Return the explicit part of the kernarg segment, and note the memory of the tensors among the arguments."""
     if not info["has_metadata"]:
         raise UnsupportedConfigError(
-            f"kernel {info['name']!r} carries no metadata that describes its arguments: pass the kernarg bytes as `args`"
+            f"kernel {info['name']!r} carries no metadata of its arguments: pass the kernarg bytes as `args`"
         )
     slots = [slot for slot in info["arguments"] if not slot["kind"].startswith("hidden_")]
     if len(slots) != len(args):
