@@ -18,7 +18,8 @@ from flashinfer_jit.jit.files import private_mkdir, write_whole
 
 # Flags that decide what a kernel computes and how fast: the same for all compilers, part of the source key.
 SEMANTIC_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
-DEBUG_FLAGS = ("-g", "-O0", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
+# Not -O0, which keeps wave-uniform values in vector registers, where inline assembly cannot take them.
+DEBUG_FLAGS = ("-g", "-O1", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
 # Flags that only make it compile anywhere: no HIP headers, no device libraries, names that do not depend on paths.
 PLUMBING_FLAGS = (
     "-nogpuinc",
