@@ -335,5 +335,8 @@ def _run(
             num_kv_heads=problem.num_kv_heads,
             sm_scale_log2=scale * LOG2_E,
         )
-        active.launch(kernel, params, (q, k, v, o) if lse is None else (q, k, v, o, lse), None)
+        tensors = {"q": q, "k": k, "v": v, "o": o}
+        if lse is not None:
+            tensors["lse"] = lse
+        active.launch(kernel, params, tensors, None)
     return o if lse is None else (o, lse)

@@ -1,5 +1,6 @@
 """Finding a compiler for AMDGPU code and describing how to use it: hipcc, clang++ or the one in the ziglang wheel."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -113,6 +114,18 @@ def find_toolchain(memo_dir: Path | None = None) -> Toolchain:
     if known is None:
         known = _found[state] = _search(memo_dir)
     return known
+
+
+def find_all(memo_dir: Path | None = None) -> tuple[Toolchain, ...]:
+    """Return every usable compiler, one per kind and version, in the order in which find_toolchain would take them."""
+    found: dict[str, Toolchain] = {}
+    for _, _, program in _candidates():
+        path = _locate(program)
+        if path is not None:
+            with contextlib.suppress(_NotUsable):
+                toolchain = _describe(path, memo_dir)
+                found.setdefault(toolchain.id, toolchain)
+    return tuple(found.values())
 
 
 _READS = (env.HIPCC.name, "HIPCC", "ROCM_PATH", "ROCM_HOME", "HIP_PATH", "PATH")

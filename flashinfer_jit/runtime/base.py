@@ -2,7 +2,7 @@
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def launch(
-        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+        self, kernel: Any, params: ctypes.Structure, tensors: Mapping[str, torch.Tensor], stream: int | None
     ) -> None:
         """Launch ``kernel``.
 
@@ -58,8 +58,9 @@ class Runtime(ABC):
             As ``jit.kernels.get_kernel`` returns it.
         params : ctypes.Structure
             An instance of ``kernel.params_type``; it is copied before this returns.
-        tensors : sequence of torch.Tensor
-            Every tensor whose memory the kernel may touch. The first one's device is the one it runs on.
+        tensors : mapping
+            Every tensor whose memory the kernel may touch, by the name of the parameter that is its address. The first
+            one's device is the one the kernel runs on.
         stream : int or None
             A stream's handle; None is the current stream.
 

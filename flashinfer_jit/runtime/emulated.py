@@ -2,7 +2,8 @@
 
 import contextvars
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipRuntimeMismatchError
 from flashinfer_jit.jit.arch import ARCHS, Arch
+from flashinfer_jit.jit.params import TABLES, ParamsTable
 from flashinfer_jit.runtime.base import Runtime
 from flashinfer_jit.runtime.libraries import MappedLibrary, mapped_libraries, require_one
 
@@ -21,7 +23,24 @@ _DEVICE_INDEX = {name: index for index, name in enumerate(ARCHS)}
 
 
 class _Range(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_uint64), ("num_bytes", ctypes.c_uint64))
+    """Memory that one launch may access; ``registry.h`` of the emulator has the same struct."""
+
+    _fields_ = (
+        ("begin", ctypes.c_uint64),
+        ("num_bytes", ctypes.c_uint64),
+        ("is_writable", ctypes.c_uint64),
+        ("name", ctypes.c_char_p),
+    )
+
+
+@functools.cache
+def _roles(table: ParamsTable) -> dict[str, tuple[bool, bytes]]:
+    """Return by name of a pointer parameter whether the kernel may write there, and the name for the emulator."""
+    return {
+        field.name: (not field.c_type.startswith("const "), field.name.encode())
+        for field in table.fields
+        if field.c_type.endswith("*")
+    }
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
@@ -70,13 +89,14 @@ class EmulatedRuntime(Runtime):
         return stream_handle.get()
 
     def launch(
-        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+        self, kernel: Any, params: ctypes.Structure, tensors: Mapping[str, torch.Tensor], stream: int | None
     ) -> None:
         """Launch ``kernel`` on the emulated GPU of its architecture; it can access the memory of ``tensors`` only."""
         if stream is None:
             stream = stream_handle.get()
         handle = self.handle
-        ranges = (_Range * len(tensors))(*map(extent, tensors))
+        roles = _roles(TABLES[kernel.key.config.params_table])
+        ranges = (_Range * len(tensors))(*((*extent(tensor), *roles[name]) for name, tensor in tensors.items()))
         index = _DEVICE_INDEX[kernel.key.arch.name]
         previous = self.swap_device(index)
         handle.fij_emu_set_launch_ranges(ranges, len(tensors))
