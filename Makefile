@@ -6,6 +6,8 @@ TORCH_INDEX ?=
 JOBS ?= 2
 PYTEST_ARGS ?=
 VENV ?= .venv
+# Everything that is built stays in the clone: compiled kernels and the emulated GPU too.
+export FLASHINFER_JIT_CACHE_DIR ?= $(CURDIR)/build/cache
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -38,10 +40,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 test-full: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP)

@@ -161,7 +161,7 @@ def stubbed_launch(key: KernelKey) -> Iterator[None]:
 
 
 def measure_call() -> list[Measurement]:
-    """Time the host's part of a repeated call: validation, outputs, parameters, the foreign call, without the launch."""
+    """Time the host's part of a repeated call: validation, outputs, parameters, the foreign call; not the launch."""
     device = runtime.device()
     arch = runtime.current().arch(device)
     q, k, v = (torch.zeros(128, 8, 128, dtype=torch.float16, device=device) for _ in range(3))

@@ -11,7 +11,7 @@ from flashinfer_jit.jit.arch import ARCHS
 from support import fake_hipcc, vector_add
 
 # Kernels that tests compile are kept between runs, apart from the user's own.
-os.environ.setdefault("FLASHINFER_JIT_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "test-cache"))
+os.environ.setdefault("FLASHINFER_JIT_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "cache"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,11 @@ import torch
 import flashinfer_jit
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
+from flashinfer_jit.jit import tiling
+from flashinfer_jit.jit.config import AttentionConfig
+from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
+from flashinfer_jit.validation import DTYPE_NAMES
 
 F16, BF16 = torch.float16, torch.bfloat16
 # dtype, head_dim, num_qo_heads, num_kv_heads, causal, layout, qo_len, kv_len: every pair of values of two axes occurs
@@ -28,6 +32,35 @@ CASES = (
     (BF16, 128, 7, 1, True, "HND", 33, 33),
 )
 LENGTHS = (1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+
+
+# The configurations of the tests below that are not among CASES: dtype, head_dim, group size, causal.
+OTHER_KERNELS = (
+    (F16, 64, 3, False),
+    (F16, 64, 3, True),
+    (F16, 128, 4, False),
+    (F16, 64, 1, False),
+    (BF16, 64, 1, True),
+)
+
+
+def kernel_keys(arch):
+    """Return the kernels that this file needs, for the compile pass."""
+    wanted = {*OTHER_KERNELS, *((case[0], case[1], case[2] // case[3], case[4]) for case in CASES)}
+    for dtype, head_dim, group_size, causal in wanted:
+        name = DTYPE_NAMES[dtype]
+        config = AttentionConfig(
+            phase="prefill",
+            dtype_q=name,
+            dtype_kv=name,
+            dtype_o=name,
+            head_dim_qk=head_dim,
+            head_dim_vo=head_dim,
+            group_size=group_size,
+            mask_mode="causal" if causal else "none",
+        )
+        for tile in tiling.candidates(config, arch):
+            yield KernelKey(config, tile, arch)
 
 
 @pytest.fixture(autouse=True)
