@@ -1,4 +1,4 @@
-"""Compile the kernels that the tests need, several at a time, before any test waits for one: python tests/compile_pass.py.
+"""Compile the kernels of the tests, several at a time, before any test waits for one: python tests/compile_pass.py.
 
 Tests run without this pass too; it only moves compilations out of their time.
 """
@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401  (says where the tests' cache is)
 from emulated import test_single_prefill
-
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import ARCHS
 
