@@ -102,18 +102,13 @@ class Runtime(ABC):
 
     def error(self, code: int, call: str) -> HipError:
         """Return the exception for error ``code`` of ``call``, and clear the runtime's record of it."""
-        detail = self._detail() or self._text("hipGetErrorString", code)
         self.handle.hipGetLastError()
-        return HipError(code, self.error_name(code), call, detail)
+        return HipError(code, self.error_name(code), call, self._text("hipGetErrorString", code))
 
     def _text(self, function: str, code: int) -> str:
         get = getattr(self.handle, function)
         get.restype = ctypes.c_char_p
         return (get(code) or b"unknown error").decode()
-
-    def _detail(self) -> str:
-        """Return what the runtime has to say about the last error beside the error's text."""
-        return ""
 
     def is_capturing(self) -> bool:
         """Return whether the current stream is being captured into a graph."""
