@@ -293,9 +293,9 @@ def test_causal_with_more_queries_than_keys(refused):
         refused(*make(kv_len=0), causal=True)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "0.1", torch.tensor(0.1)])
-def test_sm_scale_must_be_a_finite_number(refused, value):
-    with pytest.raises(ValueError, match=r"sm_scale=.* must be a finite number"):
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -0.3, "0.1", torch.tensor(0.1)])
+def test_sm_scale_must_be_a_positive_number(refused, value):
+    with pytest.raises(ValueError, match=r"sm_scale=.* must be a positive finite number"):
         refused(*make(), sm_scale=value)
 
 
