@@ -4,7 +4,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 JOBS ?= 2
+PYTEST_ARGS ?=
 VENV ?= .venv
+# Everything that is built stays in the clone: compiled kernels and the emulated GPU too.
+export FLASHINFER_JIT_CACHE_DIR ?= $(CURDIR)/build/cache
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -37,11 +40,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 test-full: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --full
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Every environment variable the package reads, in one table. Values are read when asked for, never at import."""
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def _paths(text: str) -> tuple[Path, ...]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+    return tuple(shlex.split(text))
 
 
 def _seconds(text: str) -> float:
@@ -159,7 +160,7 @@ COMPILE_TIMEOUT = EnvVar[float](
     PREFIX + "COMPILE_TIMEOUT", "compile", "seconds", 300.0, _seconds, "a compiler that runs longer is killed"
 )
 DEBUG = EnvVar[bool](
-    PREFIX + "DEBUG", "compile", _FLAG, False, _flag, "compile with -g -O0; takes part in the cache key"
+    PREFIX + "DEBUG", "compile", _FLAG, False, _flag, "compile with -g -O1; takes part in the cache key"
 )
 DEVICE = EnvVar[str](
     PREFIX + "DEVICE",

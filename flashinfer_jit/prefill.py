@@ -99,7 +99,7 @@ def single_prefill_with_kv_cache(
     use_fp16_qk_reduction : bool
         Sums of ``q k^T`` in float16. Not built: the matrix instructions sum in float32 at no cost.
     sm_scale : float, optional
-        The softmax scale; the default is ``1 / sqrt(head_dim_qk)``.
+        The softmax scale, above 0; the default is ``1 / sqrt(head_dim_qk)``.
     window_left : int
         Keys to the left that a query sees; -1 is all. A window is not built yet.
     logits_soft_cap : float, optional
@@ -338,5 +338,8 @@ def _run(
             num_chunks=1,
             kv_chunk_len=kv_len,
         )
-        active.launch(kernel, params, (q, k, v, o) if lse is None else (q, k, v, o, lse), None)
+        tensors = {"q": q, "k": k, "v": v, "o": o}
+        if lse is not None:
+            tensors["lse"] = lse
+        active.launch(kernel, params, tensors, None)
     return o if lse is None else (o, lse)

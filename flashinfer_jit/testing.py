@@ -21,7 +21,7 @@ class Tolerance:
         # Equal infinities (the log-sum-exp of a row without keys) differ by NaN, but are equal.
         error = torch.where(result.double() == reference, 0.0, error)
         bound = self.absolute + self.relative * reference.abs().nan_to_num(posinf=0.0)
-        return float((error / bound).nan_to_num(nan=math.inf).max())
+        return float((error / bound).nan_to_num(nan=math.inf, posinf=math.inf).max())
 
 
 # For standard normal inputs: units in the last place of the output's dtype, and of P, which has the input's dtype.

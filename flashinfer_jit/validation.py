@@ -167,9 +167,12 @@ def check_logits_soft_cap(logits_soft_cap: Any) -> float:
 
 
 def check_scale(name: str, scale: Any) -> float:
-    """Return ``scale`` as a float; raise ValueError unless it is a finite number."""
-    if not _is_number(scale) or not math.isfinite(scale):
-        raise ValueError(f"{name}={scale!r} must be a finite number")
+    """Return ``scale`` as a float; raise ValueError unless it is a positive finite number.
+
+    The largest logit is found before the scale is applied to it, so a scale must keep the order of the logits.
+    """
+    if not _is_number(scale) or not 0 < scale < math.inf:
+        raise ValueError(f"{name}={scale!r} must be a positive finite number")
     return float(scale)
 
 

@@ -11,11 +11,19 @@ from flashinfer_jit.jit.arch import ARCHS
 from support import fake_hipcc, vector_add
 
 # Kernels that tests compile are kept between runs, apart from the user's own.
-os.environ.setdefault("FLASHINFER_JIT_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "test-cache"))
+os.environ.setdefault("FLASHINFER_JIT_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "cache"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--arch", choices=sorted(ARCHS), help="run tests on this GPU only")
+    parser.addoption("--full", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

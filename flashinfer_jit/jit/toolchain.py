@@ -1,5 +1,6 @@
 """Finding a compiler for AMDGPU code and describing how to use it: hipcc, clang++ or the one in the ziglang wheel."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -18,7 +19,8 @@ from flashinfer_jit.jit.files import private_mkdir, write_whole
 
 # Flags that decide what a kernel computes and how fast: the same for all compilers, part of the source key.
 SEMANTIC_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
-DEBUG_FLAGS = ("-g", "-O0", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
+# Not -O0, which keeps wave-uniform values in vector registers, where inline assembly cannot take them.
+DEBUG_FLAGS = ("-g", "-O1", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno")
 # Flags that only make it compile anywhere: no HIP headers, no device libraries, names that do not depend on paths.
 PLUMBING_FLAGS = (
     "-nogpuinc",
@@ -112,6 +114,18 @@ def find_toolchain(memo_dir: Path | None = None) -> Toolchain:
     if known is None:
         known = _found[state] = _search(memo_dir)
     return known
+
+
+def find_all(memo_dir: Path | None = None) -> tuple[Toolchain, ...]:
+    """Return every usable compiler, one per kind and version, in the order in which find_toolchain would take them."""
+    found: dict[str, Toolchain] = {}
+    for _, _, program in _candidates():
+        path = _locate(program)
+        if path is not None:
+            with contextlib.suppress(_NotUsable):
+                toolchain = _describe(path, memo_dir)
+                found.setdefault(toolchain.id, toolchain)
+    return tuple(found.values())
 
 
 _READS = (env.HIPCC.name, "HIPCC", "ROCM_PATH", "ROCM_HOME", "HIP_PATH", "PATH")

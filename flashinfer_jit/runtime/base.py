@@ -2,7 +2,7 @@
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def launch(
-        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+        self, kernel: Any, params: ctypes.Structure, tensors: Mapping[str, torch.Tensor], stream: int | None
     ) -> None:
         """Launch ``kernel``.
 
@@ -58,8 +58,9 @@ class Runtime(ABC):
             As ``jit.kernels.get_kernel`` returns it.
         params : ctypes.Structure
             An instance of ``kernel.params_type``; it is copied before this returns.
-        tensors : sequence of torch.Tensor
-            Every tensor whose memory the kernel may touch. The first one's device is the one it runs on.
+        tensors : mapping
+            Every tensor whose memory the kernel may touch, by the name of the parameter that is its address. The first
+            one's device is the one the kernel runs on.
         stream : int or None
             A stream's handle; None is the current stream.
 
@@ -101,18 +102,13 @@ class Runtime(ABC):
 
     def error(self, code: int, call: str) -> HipError:
         """Return the exception for error ``code`` of ``call``, and clear the runtime's record of it."""
-        detail = self._detail() or self._text("hipGetErrorString", code)
         self.handle.hipGetLastError()
-        return HipError(code, self.error_name(code), call, detail)
+        return HipError(code, self.error_name(code), call, self._text("hipGetErrorString", code))
 
     def _text(self, function: str, code: int) -> str:
         get = getattr(self.handle, function)
         get.restype = ctypes.c_char_p
         return (get(code) or b"unknown error").decode()
-
-    def _detail(self) -> str:
-        """Return what the runtime has to say about the last error beside the error's text."""
-        return ""
 
     def is_capturing(self) -> bool:
         """Return whether the current stream is being captured into a graph."""

@@ -2,14 +2,16 @@
 
 import contextvars
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from flashinfer_jit import emulator
-from flashinfer_jit.errors import HipRuntimeMismatchError
+from flashinfer_jit.errors import HipError
 from flashinfer_jit.jit.arch import ARCHS, Arch
+from flashinfer_jit.jit.params import TABLES, ParamsTable
 from flashinfer_jit.runtime.base import Runtime
 from flashinfer_jit.runtime.libraries import MappedLibrary, mapped_libraries, require_one
 
@@ -21,7 +23,24 @@ _DEVICE_INDEX = {name: index for index, name in enumerate(ARCHS)}
 
 
 class _Range(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_uint64), ("num_bytes", ctypes.c_uint64))
+    """Memory that one launch may access: what fij_emu_set_named_launch_ranges takes."""
+
+    _fields_ = (
+        ("begin", ctypes.c_uint64),
+        ("num_bytes", ctypes.c_uint64),
+        ("name", ctypes.c_char_p),
+        ("is_writable", ctypes.c_uint64),
+    )
+
+
+@functools.cache
+def _roles(table: ParamsTable) -> dict[str, tuple[bytes, bool]]:
+    """Return by name of a pointer parameter the name for the emulator, and whether the kernel may write there."""
+    return {
+        field.name: (field.name.encode(), not field.c_type.startswith("const "))
+        for field in table.fields
+        if field.c_type.endswith("*")
+    }
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
@@ -39,15 +58,6 @@ class EmulatedRuntime(Runtime):
     device_type = "cpu"
 
     def _open(self) -> tuple[MappedLibrary, ctypes.CDLL]:
-        if foreign := mapped_libraries():
-            # Ours may be mapped already, by a caller of the emulator itself.
-            own = [library for library in foreign if library.path == str(emulator.loaded_path())]
-            if not own:
-                raise HipRuntimeMismatchError(
-                    f"the emulated device cannot be used beside a real HIP runtime, and {foreign[0]} is mapped into "
-                    "this process: start a process that loads no ROCm library (a PyTorch for CPUs), or use "
-                    "FLASHINFER_JIT_DEVICE=hip"
-                )
         handle = emulator.load()
         return require_one(mapped_libraries()), handle
 
@@ -69,21 +79,27 @@ class EmulatedRuntime(Runtime):
         """Return the stream named by ``use_stream``, or 0."""
         return stream_handle.get()
 
+    def error(self, code: int, call: str) -> HipError:
+        """Return the exception with what the emulator says of the error, and make the device usable again."""
+        error = HipError(code, self.error_name(code), call, emulator.last_error())
+        emulator.recover()
+        return error
+
     def launch(
-        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+        self, kernel: Any, params: ctypes.Structure, tensors: Mapping[str, torch.Tensor], stream: int | None
     ) -> None:
         """Launch ``kernel`` on the emulated GPU of its architecture; it can access the memory of ``tensors`` only."""
         if stream is None:
             stream = stream_handle.get()
         handle = self.handle
-        ranges = (_Range * len(tensors))(*map(extent, tensors))
+        roles = _roles(TABLES[kernel.key.config.params_table])
+        ranges = (_Range * len(tensors))(*((*extent(tensor), *roles[name]) for name, tensor in tensors.items()))
         index = _DEVICE_INDEX[kernel.key.arch.name]
         previous = self.swap_device(index)
-        handle.fij_emu_set_launch_ranges(ranges, len(tensors))
         try:
+            handle.fij_emu_set_named_launch_ranges(ranges, len(tensors))
             code = kernel.launch_fn(ctypes.byref(params), stream)
         finally:
-            handle.fij_emu_set_launch_ranges(None, 0)
             if previous != index:
                 self.call("hipSetDevice", previous)
         if code:

@@ -1,7 +1,7 @@
 """A real AMD GPU, on the HIP runtime that a ROCm build of PyTorch has brought into the process."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -62,10 +62,10 @@ class GpuRuntime(Runtime):
         return bool(torch.cuda.is_current_stream_capturing())
 
     def launch(
-        self, kernel: Any, params: ctypes.Structure, tensors: Sequence[torch.Tensor], stream: int | None
+        self, kernel: Any, params: ctypes.Structure, tensors: Mapping[str, torch.Tensor], stream: int | None
     ) -> None:
         """Launch ``kernel`` on the GPU of the first tensor, on PyTorch's current stream there if ``stream`` is None."""
-        device = tensors[0].device
+        device = next(iter(tensors.values())).device
         if stream is None:
             stream = self.stream(device)
         previous = self.swap_device(device.index)

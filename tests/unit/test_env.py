@@ -30,7 +30,7 @@ def test_every_variable_of_the_design_is_in_the_table() -> None:
         (env.MAX_JOBS, "3", 3),
         (env.DEVICE, "Emulator", "emulator"),
         (env.CHECK, "race, memory", frozenset({"race", "memory"})),
-        (env.EXTRA_HIPCCFLAGS, "-g  -DX=1", ("-g", "-DX=1")),
+        (env.EXTRA_HIPCCFLAGS, "-g  -DX='a b'", ("-g", "-DX=a b")),
         (env.DISABLE, "", False),
     ],
 )
@@ -51,6 +51,7 @@ def test_values_are_parsed(var, text, value, monkeypatch) -> None:
         (env.ARCH, "gfx90a"),
         (env.CHECK, "memory,typo"),
         (env.LOG_LEVEL, "loud"),
+        (env.EXTRA_HIPCCFLAGS, "-DX='a"),
     ],
 )
 def test_a_wrong_value_names_the_variable_and_what_is_allowed(var, text, monkeypatch) -> None:

@@ -40,6 +40,7 @@ LAYERS = (
     ("validation", "page", "cascade", "backends"),
     ("prefill", "decode", "mla", "pod"),
     ("testing",),
+    ("command_line",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )
 RUNTIME_LAYER = next(number for number, names in enumerate(LAYERS) if "runtime" in names)

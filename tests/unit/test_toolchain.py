@@ -175,4 +175,4 @@ def test_flags_of_the_environment_are_part_of_the_semantic_flags(monkeypatch) ->
     monkeypatch.setenv("FLASHINFER_JIT_EXTRA_HIPCCFLAGS", "-DX=1 -Rpass=foo")
     assert semantic_flags("gfx942") == (*plain, "-DX=1", "-Rpass=foo")
     monkeypatch.setenv("FLASHINFER_JIT_DEBUG", "1")
-    assert "-O0" in semantic_flags("gfx942") and "-O3" not in semantic_flags("gfx942")
+    assert "-g" in semantic_flags("gfx942") and "-O3" not in semantic_flags("gfx942")

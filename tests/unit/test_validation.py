@@ -293,9 +293,9 @@ def test_causal_with_more_queries_than_keys(refused):
         refused(*make(kv_len=0), causal=True)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "0.1", torch.tensor(0.1)])
-def test_sm_scale_must_be_a_finite_number(refused, value):
-    with pytest.raises(ValueError, match=r"sm_scale=.* must be a finite number"):
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -0.3, "0.1", torch.tensor(0.1)])
+def test_sm_scale_must_be_a_positive_number(refused, value):
+    with pytest.raises(ValueError, match=r"sm_scale=.* must be a positive finite number"):
         refused(*make(), sm_scale=value)
 
 
@@ -339,7 +339,9 @@ def test_struct_is_filled_from_the_arguments(recorder, layout):
     assert (params.qo_len, params.kv_len, params.num_qo_heads, params.num_kv_heads) == (5, 9, 4, 2)
     assert params.sm_scale_log2 == pytest.approx(0.25 * math.log2(math.e))
     assert (o.shape, o.dtype, lse.shape, lse.dtype) == ((5, 4, 64), torch.bfloat16, (5, 4), torch.float32)
-    assert {t.data_ptr() for t in tensors} == {params.q, params.k, params.v, params.o, params.lse}
+    assert {name: tensor.data_ptr() for name, tensor in tensors.items()} == {
+        name: getattr(params, name) for name in ("q", "k", "v", "o", "lse")
+    }
 
 
 def test_default_scale_and_no_lse(recorder):

@@ -1,0 +1,58 @@
+"""What all command lines share: errors of one line, and exit statuses that scripts can rely on.
+
+0: done. 1: the work failed. 2: an option or an environment variable has a value that is not allowed.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from flashinfer_jit.errors import FlashInferJitError, InvalidSettingError, UnsupportedConfigError
+from flashinfer_jit.jit.arch import ARCHS, Arch, get_arch
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line, without the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run(main: Callable[[], int]) -> int:
+    """Return the exit status of ``main``, turning the package's errors and Ctrl-C into a message and a status."""
+    try:
+        return main()
+    except (InvalidSettingError, UnsupportedConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FlashInferJitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def arch_list(text: str) -> tuple[Arch, ...]:
+    """Argument type: names of GPU architectures joined by commas."""
+    try:
+        archs = tuple(get_arch(name.strip()) for name in text.split(",") if name.strip())
+    except UnsupportedConfigError:
+        archs = ()
+    if not archs:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: expected {', '.join(ARCHS)}, or several with commas"
+        )
+    return archs
+
+
+def positive(text: str) -> int:
+    """Argument type: a whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a number of 1 or more")
+    return int(text)

@@ -1,0 +1,158 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flashinfer_jit import warmup
+from flashinfer_jit.jit.arch import ARCHS
+from flashinfer_jit.jit.kernels import build_kernel, find_entry
+from flashinfer_jit.warmup import default_jobs, default_keys, main
+from support.vector_add import vector_add_key
+
+
+def keys_as_options(*factors: int) -> list[str]:
+    return [word for factor in factors for word in ("--key", vector_add_key(factor=factor).canonical_json())]
+
+
+@pytest.fixture
+def few_defaults(monkeypatch):
+    """Makes the default set small: what is in it does not matter here."""
+    monkeypatch.setattr(warmup, "default_keys", lambda archs: [vector_add_key(arch.name) for arch in archs])
+
+
+def test_everything_is_compiled_once_and_found_again(hipcc, few_defaults, capsys) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(": ")[0][6:] for line in lines[:2]) == [
+        f"compiled {vector_add_key(arch)}" for arch in ARCHS
+    ]
+    assert lines[2].startswith("2 compiled, 0 cached, 0 failed in ")
+    assert all(find_entry(vector_add_key(arch)) for arch in ARCHS)
+    assert main(["--arch", "gfx950"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 compiled, 1 cached, 0 failed in ")
+
+
+def test_json_is_one_object_and_progress_goes_elsewhere(hipcc, few_defaults, capsys) -> None:
+    assert main(["--json", "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    assert (said["compiled"], said["cached"], said["failed"]) == (2, 0, 0)
+    assert {kernel["arch"] for kernel in said["kernels"]} == set(ARCHS)
+    assert all(Path(kernel["directory"]).is_dir() and kernel["resources"]["vgpr"] == 8 for kernel in said["kernels"])
+    assert captured.err.count("compiled") == 2
+
+
+def test_the_command_of_an_error_message_compiles_that_kernel(hipcc, monkeypatch) -> None:
+    monkeypatch.setenv("FLASHINFER_JIT_DISABLE", "1")
+    with pytest.raises(Exception, match="Run: ") as caught:
+        build_kernel(vector_add_key(factor=7))
+    command = str(caught.value).partition("Run: ")[2]
+    assert command.startswith("python -m flashinfer_jit.warmup ")
+    monkeypatch.delenv("FLASHINFER_JIT_DISABLE")
+    # The tests' own kernel is not known in a plain Python, so the options are taken from the command as a shell would.
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert main(words[3:]) == 0
+    assert find_entry(vector_add_key(factor=7)) is not None
+
+
+def test_a_failure_does_not_stop_the_others(hipcc, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(warmup, "build_kernel", _fails_for(2))
+    assert main([*keys_as_options(1, 2, 3), "--json", "--jobs", "1"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["compiled"], said["failed"]) == (2, 1)
+    (failed,) = [kernel for kernel in said["kernels"] if kernel["status"] == "failed"]
+    assert failed["config"]["factor"] == 2 and failed["error"].startswith("cannot compile vector_add-x2")
+
+
+def _fails_for(factor: int):
+    def build(key):
+        if key.config.factor == factor:
+            os.environ["FAKE_HIPCC_MODE"] = "fail"
+        try:
+            return build_kernel(key)
+        finally:
+            os.environ.pop("FAKE_HIPCC_MODE", None)
+
+    return build
+
+
+def test_repeated_keys_are_one_kernel(hipcc, capsys) -> None:
+    assert main([*keys_as_options(1, 1, 1)]) == 0
+    assert capsys.readouterr().out.count("compiled vector_add") == 1
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            ["--arch", "gfx90a"],
+            "argument --arch: 'gfx90a' is not allowed: expected gfx942, gfx950, or several with commas",
+        ),
+        (["--arch", ","], "argument --arch: ',' is not allowed"),
+        (["--jobs", "0"], "argument --jobs: '0' is not allowed: expected a number of 1 or more"),
+        (["--jobs", "two"], "argument --jobs: 'two' is not allowed"),
+        (["--key", "{}"], "argument --key: '{}' is not allowed: expected a JSON object"),
+        (["--key", "3"], "argument --key: '3' is not allowed: expected a JSON object"),
+        (["--preset"], "unrecognized arguments: --preset"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(options, said, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    captured = capsys.readouterr()
+    assert caught.value.code == 2 and not captured.out
+    assert captured.err.startswith(f"python -m flashinfer_jit.warmup: error: {said}") and captured.err.count("\n") == 1
+
+
+def test_a_wrong_variable_is_one_line_and_status_2(hipcc, few_defaults, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MAX_JOBS", "many")
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: MAX_JOBS='many' is not allowed: expected a positive number\n"
+
+
+def test_the_number_of_jobs_is_bounded(monkeypatch) -> None:
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    assert default_jobs() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("MAX_JOBS", "1")
+    assert default_jobs() == 1
+
+
+def test_the_default_set_is_made_of_kernels_that_exist(arch) -> None:
+    keys = default_keys([ARCHS[arch]])
+    assert len(keys) == len(set(keys)) >= 36
+    assert {key.arch.name for key in keys} == {arch}
+
+
+def test_ctrl_c_leaves_no_half_entries_and_the_next_run_goes_on(hipcc, cache_dir, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FAKE_HIPCC_MODE", "slow")
+    monkeypatch.setenv("FAKE_HIPCC_SECONDS", "0.5")
+    monkeypatch.setenv("FAKE_HIPCC_COUNTER", str(tmp_path / "counter"))
+    script = "import sys, support.vector_add; from flashinfer_jit.warmup import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", script, *keys_as_options(*range(8)), "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    user = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert user.stdout.readline().startswith("[1/8] compiled")
+    user.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, said = user.communicate()
+    assert user.returncode == 130 and said == "interrupted\n" and time.monotonic() - start < 5
+    complete = [key for key in map(_nth_key, range(8)) if find_entry(key) is not None]
+    assert 1 <= len(complete) < 8
+    assert not list((cache_dir / "v1" / "staging").iterdir())
+    monkeypatch.delenv("FAKE_HIPCC_MODE")
+    again = subprocess.run(
+        [*argv, "--json"], env={**environment, "FAKE_HIPCC_MODE": ""}, capture_output=True, text=True
+    )
+    result = json.loads(again.stdout)
+    assert (result["cached"], result["compiled"]) == (len(complete), 8 - len(complete))
+
+
+def _nth_key(factor: int):
+    return vector_add_key(factor=factor)
