@@ -334,6 +334,9 @@ def _run(
             num_qo_heads=problem.num_qo_heads,
             num_kv_heads=problem.num_kv_heads,
             sm_scale_log2=scale * LOG2_E,
+            output_scale=1.0,
+            num_chunks=1,
+            kv_chunk_len=kv_len,
         )
         tensors = {"q": q, "k": k, "v": v, "o": o}
         if lse is not None:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 SCALAR_TYPES: Mapping[str, type[ctypes._SimpleCData]] = {  # type: ignore[type-arg]
     "int64_t": ctypes.c_int64,
+    "double": ctypes.c_double,
     "uint64_t": ctypes.c_uint64,
     "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32,
@@ -70,7 +71,11 @@ class ParamsTable:
         lines = ["struct Params {"]
         lines += [f"  {f'{f.c_type} {f.name};':<{widest}}  // {f.comment}" for f in self.fields]
         lines += ["};", f'static_assert(sizeof(Params) == {self.size}, "the struct that Python fills has this size");']
-        lines += [f"static_assert(__builtin_offsetof(Params, {f.name}) == {self.offset(f.name)});" for f in self.fields]
+        # Padding can only differ where a field is followed by one of another size.
+        sizes = [ctypes.sizeof(f.ctype) for f in self.fields]
+        for f, size, size_before in zip(self.fields[1:], sizes[1:], sizes, strict=False):
+            if size != size_before:
+                lines.append(f"static_assert(__builtin_offsetof(Params, {f.name}) == {self.offset(f.name)});")
         return "\n".join(lines)
 
 
@@ -98,6 +103,16 @@ PREFILL = _table(
     ("num_qo_heads", "int32_t", "heads of q and o"),
     ("num_kv_heads", "int32_t", "heads of k and v"),
     ("sm_scale_log2", "float", "softmax scale times log2(e)"),
+    ("output_scale", "float", "factor of o: the scale of v"),
+    ("logits_soft_cap", "float", "cap of the logits"),
+    ("window_left", "int32_t", "keys seen before a token's own"),
+    ("num_chunks", "int32_t", "parts that the keys are split into, 1 for no split"),
+    ("kv_chunk_len", "int32_t", "keys of a part, a multiple of the tile's"),
+    ("custom_mask", "const uint8_t*", "packed bits [qo_len, kv_len], at least 8 bytes"),
+    ("rope_frequency", "double", "revolutions per token of the first pair: 1 / (2 pi rope_scale)"),
+    ("rope_decay", "double", "from one pair to the next: rope_theta^(-2 / head_dim_qk)"),
+    ("partial_o", "float*", "[qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1"),
+    ("partial_lse", "float*", "[qo_len, num_chunks, num_qo_heads]"),
 )
 
 TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL,)}

@@ -73,13 +73,44 @@ def tile_from_dict(values: Mapping[str, Any]) -> TileConfig:
         raise UnsupportedConfigError(f"tile: {error}") from None
 
 
+# Vector registers beside the accumulators that a prefill kernel keeps alive, found by compiling all head dims: above
+# this many of its own, two waves no longer fit on a SIMD.
+MAX_OWN_REGISTERS_OF_TWO_WAVES = 180
+WAVE_ROWS = 32
+
+
+def prefill_stage_bytes(config: AttentionConfig, arch: Arch, block_kv: int) -> int:
+    """Return the bytes of LDS that a tile of K and a tile of V take, laid out as partials/lds.hip.j2 does."""
+
+    def pitch(head_dim: int, unit: int) -> int:
+        chunks = head_dim // 8
+        return 16 * (chunks if chunks & (chunks - 1) == 0 else (-(-chunks // unit) | 1) * unit)
+
+    v_pitch = pitch(config.head_dim_vo, 4) if arch.has_transposing_lds_read else 64 * -(-config.head_dim_vo // 32)
+    return block_kv * (pitch(config.head_dim_qk, 1) + v_pitch)
+
+
+def _prefill_tiles(config: AttentionConfig, arch: Arch) -> tuple[TileConfig, ...]:
+    def fits(block_kv: int, blocks_per_cu: int) -> bool:
+        return blocks_per_cu * 2 * prefill_stage_bytes(config, arch, block_kv) <= arch.lds_bytes
+
+    # o_acc and q_frag; s_tile counts twice, for P and what it is made with.
+    registers = 16 * -(-config.head_dim_vo // 32) + config.head_dim_qk // 4
+    registers += 16 if config.position_encoding != "none" else 0
+    two_waves = [n for n in (64, 32) if fits(n, 2) and registers + n <= MAX_OWN_REGISTERS_OF_TWO_WAVES]
+    one_wave = [n for n in (64, 32) if fits(n, 1)]
+    tiles = [TileConfig(128, (two_waves or one_wave)[0], 4, waves_per_simd=2 if two_waves else 1)]
+    # Fewer rows: then waves share the keys of a tile instead, 32 for each, so that a workgroup still fills a CU.
+    for row_waves, num_waves in ((2, 4), (2, 2), (1, 4), (1, 2)):
+        block_kv = WAVE_ROWS * num_waves // row_waves
+        if fits(block_kv, 1) and tiles[-1].block_q != WAVE_ROWS * row_waves:
+            tiles.append(TileConfig(WAVE_ROWS * row_waves, block_kv, num_waves, waves_per_simd=1))
+    return tuple(reversed(tiles))
+
+
 def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     assert isinstance(config, AttentionConfig)
-    # Two stages of K and V tiles for each of the two workgroups that share a CU have to fit into its LDS.
-    bytes_per_key = 2 * (config.head_dim_qk + config.head_dim_vo)
-    block_kv = next(n for n in (64, 32) if 2 * 2 * n * bytes_per_key <= arch.lds_bytes)
-    # A wave owns 32 rows. Two workgroups of 4 waves are 2 waves on each of the 4 SIMDs; of 2 waves, one.
-    return tuple(TileConfig(32 * waves, block_kv, waves, waves_per_simd=waves // 2) for waves in (2, 4))
+    return _prefill_tiles(config, arch)
 
 
 # One entry per family of kernels.
