@@ -108,14 +108,7 @@ MAX_GROUP_SIZE = 1024
 # The subset of ALLOWED and HEAD_DIMS that kernels exist for, by phase; an axis that is absent is built whole.
 BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "prefill": {
-        "dtype_kv": ("float16", "bfloat16"),
-        "dtype_o": ("float16", "bfloat16"),
-        "head_dims": ((64, 64), (128, 128)),
-        "mask_mode": ("none", "causal"),
         "kv_source": ("contiguous",),
-        "position_encoding": ("none",),
-        "has_window": (False,),
-        "has_soft_cap": (False,),
         "has_sinks": (False,),
     },
     "decode": {"phase": ()},
