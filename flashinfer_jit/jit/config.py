@@ -111,7 +111,14 @@ BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "kv_source": ("contiguous",),
         "has_sinks": (False,),
     },
-    "decode": {"phase": ()},
+    "decode": {
+        "dtype_kv": ("float16", "bfloat16"),
+        "mask_mode": ("none", "causal"),
+        "position_encoding": ("none",),
+        "has_window": (False,),
+        "has_soft_cap": (False,),
+        "has_sinks": (False,),
+    },
 }
 
 
@@ -201,6 +208,20 @@ class AttentionConfig(KernelConfig):
     def params_table(self) -> str:
         """Name of the table of parameters: one per phase."""
         return self.phase
+
+    def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
+        """Return the blocks of output columns of the decode kernel, as ``{first, run}``.
+
+        The kernel reads V in blocks of 16 * run columns, run of them a lane; a head dimension is the sum of the widest
+        blocks that fit, and a lane's 8 elements of 2 bytes are the 16 bytes of the widest load.
+        """
+        blocks: list[dict[str, int]] = []
+        first = 0
+        for run in (8, 8, 4, 2, 1):
+            if self.head_dim_vo - first >= 16 * run:
+                blocks.append({"first": first, "run": run})
+                first += 16 * run
+        return {"column_blocks": blocks}
 
     def slug(self) -> str:
         """Return for example ``prefill-bf16-d128-g4-causal``: what is as usual is left out."""

@@ -115,4 +115,40 @@ PREFILL = _table(
     ("partial_lse", "float*", "[qo_len, num_chunks, num_qo_heads]"),
 )
 
-TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL,)}
+DECODE = _table(
+    "decode",
+    ("q", "const void*", "[num_requests * qo_len, num_qo_heads, head_dim_qk]"),
+    ("k", "const void*", "keys of the request, or the pages of all requests"),
+    ("v", "const void*", "values, likewise"),
+    ("o", "void*", "[num_requests * qo_len, num_qo_heads, head_dim_vo]"),
+    ("lse", "float*", "[num_requests * qo_len, num_qo_heads], base 2; null if not wanted"),
+    ("partial_o", "float*", "[num_partials, qo_len, num_qo_heads, head_dim_vo]; null if no request is split"),
+    ("partial_lse", "float*", "[num_partials, qo_len, num_qo_heads]"),
+    ("work_items", "const int32_t*", "[num_work_items, 4]: request, first key, key after the last, partial or -1"),
+    ("paged_kv_indptr", "const int32_t*", "[num_requests + 1]: where a request's pages begin in paged_kv_indices"),
+    ("paged_kv_indices", "const int32_t*", "page numbers"),
+    ("paged_kv_last_page_len", "const int32_t*", "[num_requests]: keys in the last page"),
+    ("q_stride_n", "int64_t", "elements between tokens of q"),
+    ("q_stride_h", "int64_t", "elements between heads of q"),
+    ("k_stride_h", "int64_t", "elements between heads of k"),
+    ("v_stride_h", "int64_t", "elements between heads of v"),
+    ("o_stride_n", "int64_t", "elements between tokens of o"),
+    ("o_stride_h", "int64_t", "elements between heads of o"),
+    ("k_stride_page", "uint32_t", "elements between pages of k"),
+    ("k_stride_n", "uint32_t", "elements between tokens of k"),
+    ("v_stride_page", "uint32_t", "elements between pages of v"),
+    ("v_stride_n", "uint32_t", "elements between tokens of v"),
+    ("page_size", "int32_t", "tokens of a page"),
+    ("page_size_reciprocal", "uint32_t", "floor(n / page_size) is n * reciprocal >> 32 >> shift for 0 <= n < 2^31"),
+    ("page_size_shift", "uint32_t", "see page_size_reciprocal"),
+    ("num_work_items", "int32_t", "workgroups for each KV head"),
+    ("qo_len", "int32_t", "query tokens of every request"),
+    ("kv_begin", "int32_t", "contiguous: first key that any query sees"),
+    ("kv_len", "int32_t", "contiguous: keys"),
+    ("kv_chunk", "int32_t", "contiguous: keys of a work item"),
+    ("num_qo_heads", "int32_t", "heads of q and o"),
+    ("num_kv_heads", "int32_t", "heads of k and v"),
+    ("sm_scale_log2", "float", "softmax scale times log2(e)"),
+)
+
+TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, DECODE)}

@@ -108,9 +108,15 @@ def _prefill_tiles(config: AttentionConfig, arch: Arch) -> tuple[TileConfig, ...
     return tuple(reversed(tiles))
 
 
+def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
+    # A wave holds a tile of K, one of V and the output: 128 registers up to a head dim of 128, else 256.
+    narrow = max(config.head_dim_qk, config.head_dim_vo) <= 128
+    return (TileConfig(16, 64, num_waves=4, waves_per_simd=4 if narrow else 2),)
+
+
 def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     assert isinstance(config, AttentionConfig)
-    return _prefill_tiles(config, arch)
+    return _decode_tiles(config) if config.phase == "decode" else _prefill_tiles(config, arch)
 
 
 # One entry per family of kernels.

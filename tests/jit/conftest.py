@@ -8,21 +8,8 @@ import pytest
 from flashinfer_jit.errors import ToolchainNotFoundError
 from flashinfer_jit.jit import toolchain
 
-
-def _programs() -> dict[str, str]:
-    """Return one program of each kind of toolchain that this machine has."""
-    found: dict[str, str] = {}
-    for _, _, program in toolchain._candidates():
-        path = toolchain._locate(program)
-        if path is not None:
-            try:
-                found.setdefault(toolchain._describe(path, None).kind, str(path))
-            except toolchain._NotUsable:
-                continue
-    return found
-
-
-PROGRAMS = _programs()
+# One program of each kind of toolchain that this machine has.
+PROGRAMS = {found.kind: found.driver[0] for found in reversed(toolchain.find_all())}
 if not PROGRAMS:
     raise ToolchainNotFoundError("these tests need a compiler: pip install -e '.[emulator]'")
 

@@ -36,7 +36,18 @@ def pids_in(folder: Path) -> list[int]:
     return [int(pid) for pid in (folder / "pids").read_text().split()]
 
 
-def test_output_and_status() -> None:
+@pytest.fixture(params=["handles", "no handles"])
+def process_handles(request, monkeypatch) -> None:
+    """Linux with and without handles of processes."""
+
+    def refuse(*_) -> int:
+        raise OSError(38, "Function not implemented")
+
+    if request.param == "no handles":
+        monkeypatch.setattr(os, "pidfd_open", refuse)
+
+
+def test_output_and_status(process_handles) -> None:
     outcome = process.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert (outcome.returncode, outcome.output) == (3, "out\nerr\n")
     assert outcome.seconds > 0
@@ -51,7 +62,7 @@ def test_a_missing_program_is_an_os_error() -> None:
         process.run(["/nonexistent/compiler"])
 
 
-def test_a_timeout_kills_the_whole_group(tmp_path) -> None:
+def test_a_timeout_kills_the_whole_group(tmp_path, process_handles) -> None:
     start = time.monotonic()
     outcome = process.run(["sh", "-c", FAMILY], cwd=tmp_path, timeout=0.5)
     assert outcome.returncode is None

@@ -34,9 +34,9 @@ inline float round_to_odd(double x) {
     const double back = nearest;
     uint32_t bits;
     std::memcpy(&bits, &nearest, 4);
-    const bool inexact = back != x && x == x, even = !(bits & 1);
-    const bool outward = (x < 0 ? -x : x) > (back < 0 ? -back : back);
-    bits += inexact && even ? (outward ? 1u : ~0u) : 0u;
+    const uint32_t inexact = (back < x) | (back > x), even = ~bits & 1u;
+    const uint32_t outward = (x < 0 ? -x : x) > (back < 0 ? -back : back);
+    bits += (inexact & even) * (2u * outward - 1u);
     float odd;
     std::memcpy(&odd, &bits, 4);
     return odd;

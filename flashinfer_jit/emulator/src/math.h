@@ -25,10 +25,25 @@ inline float flush_denormal(float x) {
     return float_of((b & kInfinity) ? b : b & kSign);
 }
 
+// What the functions below assume: the host rounds to nearest. MODE may say otherwise, but these operations have no rounding modes.
+template <LaneFn f>
+void in_nearest(const LaneArgs& x) {
+    if (!(x.wave->mode & 0xfu)) {
+        f(x);
+        return;
+    }
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr((saved & ~_MM_ROUND_MASK) | _MM_ROUND_NEAREST);
+    f(x);
+    _mm_setcsr(saved);
+}
+
 // 2^x = 2^n * (1 + f * P(f)) with n = round(x). P: degree-5 minimax fit of (2^f - 1) / f on [-1/2, 1/2], relative error 2^-28.9.
 inline float exp2_f32(float x) {
-    const float bounded = x > 130.0f ? 130.0f : x < -130.0f ? -130.0f : x == x ? x : 0.0f;
-    const float n = __builtin_roundevenf(bounded), f = bounded - n;
+    const float bounded = x > -130.0f ? (x < 130.0f ? x : 130.0f) : -130.0f;
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+    constexpr float kRounder = 0x1.8p23f;
+    const float rounded = bounded + kRounder, f = bounded - (rounded - kRounder);
     float p = 0x1.41fbbap-13f;
     p = __builtin_fmaf(p, f, 0x1.5f3e54p-10f);
     p = __builtin_fmaf(p, f, 0x1.3b2d4cp-7f);
@@ -36,7 +51,7 @@ inline float exp2_f32(float x) {
     p = __builtin_fmaf(p, f, 0x1.ebfbdcp-3f);
     p = __builtin_fmaf(p, f, 0x1.62e430p-1f);
     const float mantissa = __builtin_fmaf(p, f, 1.0f);
-    uint32_t result = bits_of(mantissa) + (static_cast<uint32_t>(static_cast<int32_t>(n)) << 23);
+    uint32_t result = bits_of(mantissa) + (bits_of(rounded) << 23);
     result = x >= 128.0f ? kInfinity : result;
     result = x < -126.0f ? 0u : result;
     return float_of(is_nan(x) ? bits_of(x) | kQuiet : result);
@@ -98,14 +113,14 @@ inline double sin_quarter(double r) {
 }
 // The argument counts revolutions, so the reduction is exact.
 inline float sin_f32(float x) {
-    const double wide = x, r = wide - __builtin_roundeven(wide);
+    const double wide = x, r = wide - __builtin_rint(wide);
     const double half = r < 0 ? -0.5 : 0.5;
     const double folded = r * r > 0.0625 ? half - r : r;
     const float result = static_cast<float>(sin_quarter(folded));
     return bits_of(x) == kSign ? x : result;
 }
 inline float cos_f32(float x) {
-    const double wide = x, r = wide - __builtin_roundeven(wide);
+    const double wide = x, r = wide - __builtin_rint(wide);
     return static_cast<float>(sin_quarter(0.25 - (r < 0 ? -r : r)));
 }
 
@@ -165,9 +180,10 @@ inline double ldexp_f64(double x, int32_t e) {
 
 // ---- IEEE division -------------------------------------------------------------------------------------------------
 // v_div_scale brings the operands of a division where rcp, the residuals and the quotient neither overflow nor lose bits; v_div_fmas undoes
-// it; v_div_fixup answers the special cases. CDNA3 ISA manual, V_DIV_SCALE_F32; two readings are ours, because only they make division right:
+// it; v_div_fixup answers the special cases. CDNA3 ISA manual, V_DIV_SCALE_F32; three readings are ours, because only they make division right:
 // a denominator above 2^126 is scaled down (the manual's text scales it up in one case, to infinity), and v_div_fmas multiplies by 2^64 or
-// 2^-64 by the size of the quotient (as AMD's RDNA manuals say; the CDNA text has one constant for both).
+// 2^-64 by the size of the quotient (as AMD's RDNA manuals say; the CDNA text has one constant for both); v_div_fixup turns the NaN of an
+// overflowing quotient into infinity.
 template <class T>
 struct Format;
 template <>
@@ -204,7 +220,8 @@ inline T div_scale(T s0, T s1, T s2, uint32_t& carry) {
         return is_denominator ? scaled(s0, scale) : s0;
     }
     if (is_denormal(s1)) return scaled(s0, scale);
-    const bool reciprocal_denormal = is_denormal(static_cast<T>(1) / s1), quotient_denormal = is_denormal(s2 / s1);
+    // A quotient that rounds to zero is a denormal one too.
+    const bool reciprocal_denormal = is_denormal(static_cast<T>(1) / s1), quotient_denormal = biased_exponent(s2 / s1) == 0;
     if (reciprocal_denormal && quotient_denormal) {
         carry = 1;
         return is_denominator ? scaled(s0, -scale) : s0;
@@ -223,11 +240,11 @@ inline T div_fmas(T s0, T s1, T s2, bool carry) {
     const T result = std::fma(s0, s1, s2);
     if (!carry) return result;
     if (biased_exponent(s2) > Format<T>::bias) return scaled(result, Format<T>::scale);
-    // Scaling down can round a second time: the first rounding is made odd, so that the two are as one.
-    const T residue = std::fma(s0, s1, s2 - result);
-    auto bits = bits_of(result);
-    if (residue == residue && residue != 0 && !(bits & 1)) bits += (residue > 0) == (result > 0) ? 1 : -1;
-    return scaled(bit_cast<T>(bits), -Format<T>::scale);
+    // Scaling down rounds a second time where the quotient is denormal. If the first rounding made it a tie, the residue decides it.
+    const T down = scaled(result, -Format<T>::scale), off = result - scaled(down, Format<T>::scale), residue = std::fma(s0, s1, s2 - result);
+    const T half_step = scaled(std::numeric_limits<T>::denorm_min(), Format<T>::scale) / 2;
+    const bool beyond = (off == half_step && residue > 0) || (off == -half_step && residue < 0);
+    return beyond ? down + (off > 0 ? std::numeric_limits<T>::denorm_min() : -std::numeric_limits<T>::denorm_min()) : down;
 }
 
 template <class T>
@@ -244,6 +261,9 @@ inline T div_fixup(T quotient, T denominator, T numerator) {
     if (d == 0 || n == infinity) return make(sign | infinity);
     if (d == infinity || n == 0) return make(sign);
     if (biased_exponent(numerator) - biased_exponent(denominator) < F::underflow) return make(sign);   // rounds to zero
+    // A quotient that overflows has made the residuals of the usual sequence infinite, their sum NaN.
+    const bool overflows = biased_exponent(numerator) - biased_exponent(denominator) > F::bias + 1;
+    if (overflows && is_nan(quotient)) return make(sign | infinity);
     return make((bits_of(quotient) & ~sign_mask) | sign);
 }
 

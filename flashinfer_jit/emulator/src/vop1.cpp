@@ -99,11 +99,11 @@ void f32_from_f16(const LaneArgs& x) {
 float trunc_f32(float x) { return __builtin_truncf(x); }
 float ceil_f32(float x) { return __builtin_ceilf(x); }
 float floor_f32(float x) { return __builtin_floorf(x); }
-float rndne_f32(float x) { return __builtin_roundevenf(x); }
+float rndne_f32(float x) { return __builtin_rintf(x); }
 double trunc_f64(double x) { return __builtin_trunc(x); }
 double ceil_f64(double x) { return __builtin_ceil(x); }
 double floor_f64(double x) { return __builtin_floor(x); }
-double rndne_f64(double x) { return __builtin_roundeven(x); }
+double rndne_f64(double x) { return __builtin_rint(x); }
 // Below 1 even where the difference rounds up to it.
 float fract_f32(float x) {
     const float f = x - __builtin_floorf(x);
@@ -162,15 +162,15 @@ const OpInfo kRows[] = {
     {22, "v_cvt_f64_u32", kBoth, D, exec_valu, lanes<f64_from_u32>, F64, {U32}},
     {23, "v_trunc_f64", kBoth, D, exec_valu, lanes<trunc_f64>, F64, {F64}},
     {24, "v_ceil_f64", kBoth, D, exec_valu, lanes<ceil_f64>, F64, {F64}},
-    {25, "v_rndne_f64", kBoth, D, exec_valu, lanes<rndne_f64>, F64, {F64}},
+    {25, "v_rndne_f64", kBoth, D, exec_valu, in_nearest<lanes<rndne_f64>>, F64, {F64}},
     {26, "v_floor_f64", kBoth, D, exec_valu, lanes<floor_f64>, F64, {F64}},
     {27, "v_fract_f32", kBoth, V, exec_valu, lanes<fract_f32>, F32, {F32}},
     {28, "v_trunc_f32", kBoth, V, exec_valu, lanes<trunc_f32>, F32, {F32}},
     {29, "v_ceil_f32", kBoth, V, exec_valu, lanes<ceil_f32>, F32, {F32}},
-    {30, "v_rndne_f32", kBoth, V, exec_valu, lanes<rndne_f32>, F32, {F32}},
+    {30, "v_rndne_f32", kBoth, V, exec_valu, in_nearest<lanes<rndne_f32>>, F32, {F32}},
     {31, "v_floor_f32", kBoth, V, exec_valu, lanes<floor_f32>, F32, {F32}},
-    {32, "v_exp_f32", kBoth, TRANS, exec_valu, lanes<exp2_f32>, F32, {F32}},
-    {33, "v_log_f32", kBoth, TRANS, exec_valu, lanes<log2_f32>, F32, {F32}},
+    {32, "v_exp_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<exp2_f32>>, F32, {F32}},
+    {33, "v_log_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<log2_f32>>, F32, {F32}},
     {34, "v_rcp_f32", kBoth, TRANS, exec_valu, lanes<rcp_f32>, F32, {F32}},
     {35, "v_rcp_iflag_f32", kBoth, TRANS, exec_valu, lanes<rcp_f32>, F32, {F32}},
     {36, "v_rsq_f32", kBoth, TRANS, exec_valu, lanes<rsq_f32>, F32, {F32}},
@@ -178,8 +178,8 @@ const OpInfo kRows[] = {
     {38, "v_rsq_f64", kBoth, TRANS, exec_valu, lanes<rsq_f64>, F64, {F64}},
     {39, "v_sqrt_f32", kBoth, TRANS, exec_valu, lanes<sqrt_f32>, F32, {F32}},
     {40, "v_sqrt_f64", kBoth, TRANS, exec_valu, lanes<sqrt_f64>, F64, {F64}},
-    {41, "v_sin_f32", kBoth, TRANS, exec_valu, lanes<sin_f32>, F32, {F32}},
-    {42, "v_cos_f32", kBoth, TRANS, exec_valu, lanes<cos_f32>, F32, {F32}},
+    {41, "v_sin_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<sin_f32>>, F32, {F32}},
+    {42, "v_cos_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<cos_f32>>, F32, {F32}},
     {43, "v_not_b32", kBoth, V, exec_valu, lanes<not_b32>, B32, {B32}},
     {44, "v_bfrev_b32", kBoth, V, exec_valu, lanes<bfrev>, B32, {B32}},
     {45, "v_ffbh_u32", kBoth, V, exec_valu, lanes<ffbh_u32>, U32, {U32}},
@@ -200,19 +200,19 @@ const OpInfo kRows[] = {
     {61, "v_rcp_f16", kBoth, TRANS, exec_valu, half_lanes<rcp_f16>, F16, {F16}},
     {62, "v_sqrt_f16", kBoth, TRANS, exec_valu, half_lanes<sqrt_f16>, F16, {F16}},
     {63, "v_rsq_f16", kBoth, TRANS, exec_valu, half_lanes<rsq_f32>, F16, {F16}},
-    {64, "v_log_f16", kBoth, TRANS, exec_valu, half_lanes<log2_f32>, F16, {F16}},
-    {65, "v_exp_f16", kBoth, TRANS, exec_valu, half_lanes<exp2_f32>, F16, {F16}},
+    {64, "v_log_f16", kBoth, TRANS, exec_valu, in_nearest<half_lanes<log2_f32>>, F16, {F16}},
+    {65, "v_exp_f16", kBoth, TRANS, exec_valu, in_nearest<half_lanes<exp2_f32>>, F16, {F16}},
     {66, "v_frexp_mant_f16", kBoth, V, exec_valu, half_lanes<frexp_mant_f32>, F16, {F16}},
     {67, "v_frexp_exp_i16_f16", kBoth, V, exec_valu, half_lanes<frexp_exp_f16>, I16, {F16}},
     {68, "v_floor_f16", kBoth, V, exec_valu, half_lanes<floor_f32>, F16, {F16}},
     {69, "v_ceil_f16", kBoth, V, exec_valu, half_lanes<ceil_f32>, F16, {F16}},
     {70, "v_trunc_f16", kBoth, V, exec_valu, half_lanes<trunc_f32>, F16, {F16}},
-    {71, "v_rndne_f16", kBoth, V, exec_valu, half_lanes<rndne_f32>, F16, {F16}},
+    {71, "v_rndne_f16", kBoth, V, exec_valu, in_nearest<half_lanes<rndne_f32>>, F16, {F16}},
     {72, "v_fract_f16", kBoth, V, exec_valu, half_lanes<fract_f16>, F16, {F16}},
-    {73, "v_sin_f16", kBoth, TRANS, exec_valu, half_lanes<sin_f32>, F16, {F16}},
-    {74, "v_cos_f16", kBoth, TRANS, exec_valu, half_lanes<cos_f32>, F16, {F16}},
-    {75, "v_exp_legacy_f32", kBoth, TRANS, exec_valu, lanes<exp2_f32>, F32, {F32}},
-    {76, "v_log_legacy_f32", kBoth, TRANS, exec_valu, lanes<log2_f32>, F32, {F32}},
+    {73, "v_sin_f16", kBoth, TRANS, exec_valu, in_nearest<half_lanes<sin_f32>>, F16, {F16}},
+    {74, "v_cos_f16", kBoth, TRANS, exec_valu, in_nearest<half_lanes<cos_f32>>, F16, {F16}},
+    {75, "v_exp_legacy_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<exp2_f32>>, F32, {F32}},
+    {76, "v_log_legacy_f32", kBoth, TRANS, exec_valu, in_nearest<lanes<log2_f32>>, F32, {F32}},
     {77, "v_cvt_norm_i16_f16", kBoth, V, exec_valu, half_lanes<snorm16>, I16, {F16}},
     {78, "v_cvt_norm_u16_f16", kBoth, V, exec_valu, half_lanes<unorm16>, U16, {F16}},
     {79, "v_sat_pk_u8_i16", kBoth, V, exec_valu, lanes<sat_pk_u8_i16>, B16, {B32}},
