@@ -13,11 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401  (says where the tests' cache is)
-from emulated import test_single_prefill
+from emulated import test_prefill_kernel, test_single_prefill
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import ARCHS
 
-SUITES = (test_single_prefill,)
+SUITES = (test_prefill_kernel, test_single_prefill)
 
 
 def main() -> int:
