@@ -181,8 +181,8 @@ def run_cases(cases: Sequence[Case], arch: str, *, exec_masks: Sequence[int] = E
             case.expect(after)
         before.append(state)
         expected.append(after)
-    blob = assemble("memory_cases", "\n".join([*text, "s_endpgm"]), arch, lds_bytes=LDS_BYTES, scratch_bytes=scratch_bytes)
-    report = emulator.run(blob, "memory_cases", (1, 1, 1), (LANES, 1, 1), [image, out], buffers=[arena], arch=arch)
+    blob = assemble("\n".join([*text, "s_endpgm"]), arch, arguments=("ptr", "ptr"), lds=LDS_BYTES, scratch=scratch_bytes)
+    report = emulator.run(blob, "kernel", 1, LANES, [image, out], buffers=[arena], arch=arch)
     for n, (case, _) in enumerate(planned):
         piece = out[n * (_OUT_BYTES // 4) : (n + 1) * (_OUT_BYTES // 4)]
         _check(case, expected[n], before[n], piece, arena[n * MEMORY_BYTES : (n + 1) * MEMORY_BYTES])

@@ -92,16 +92,13 @@ def test_writes(arch: str) -> None:
 
 
 def two_address_case(name: str, size: int, unit: int, write: bool) -> Case:
-    first, second, dwords = 3, 7, size // 4
+    first, second = (3, 100) if unit == 1 else (1, 2)  # the two pieces of 64 consecutive lanes do not meet
+    dwords = size // 4
     offsets = (first * size * unit, second * size * unit)
 
     def prepare(state: State) -> None:
-        separate_addresses(state, 4 * size)
-        state.v[ADDRESS] %= 1024
-        state.v[ADDRESS] -= state.v[ADDRESS] % size
-        if write:  # nobody writes what another lane writes
-            state.v[ADDRESS] = np.random.default_rng(3).permutation(LANES) * (2 * size if unit == 1 else size)
-        state.v[ADDRESS, 7] = LDS_BYTES - 4 * size if unit == 1 else LDS_BYTES - 4 * size * unit
+        state.v[ADDRESS] = np.random.default_rng(3).permutation(LANES) * size
+        state.v[ADDRESS, 7] = LDS_BYTES - second * size * unit  # the second piece is just outside
 
     def expect(state: State) -> None:
         for lane in state.lanes():
