@@ -6,8 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from tests.emulated.memory_machine import ADDRESS, ALL, DATA, LANES, LDS_BYTES, RESULT, SECOND, Case, State, registers, run_cases
-from tests.emulated.memory_reference import Format, Operation, float_bits, float_operations, get, integer_operations, load_bytes, packed_add, put, store_bytes
+from tests.emulated.memory_machine import (
+    ADDRESS,
+    ALL,
+    DATA,
+    LANES,
+    LDS_BYTES,
+    RESULT,
+    SECOND,
+    Case,
+    State,
+    registers,
+    run_cases,
+)
+from tests.emulated.memory_reference import (
+    Format,
+    Operation,
+    float_bits,
+    float_operations,
+    get,
+    integer_operations,
+    load_bytes,
+    packed_add,
+    put,
+    store_bytes,
+)
 
 
 READS = {
@@ -80,15 +103,29 @@ def write_case(name: str, form: Format, offset: int, wild: bool) -> Case:
 
 
 def test_reads(arch: str) -> None:
-    cases = [read_case(name, form, offset, wild) for name, form in READS.items() for offset, wild in ((0, False), (136, True))]
+    cases = [
+        read_case(name, form, offset, wild)
+        for name, form in READS.items()
+        for offset, wild in ((0, False), (136, True))
+    ]
     # A read into its own address register.
-    cases += [read_case(name, READS[name], 16, True, ADDRESS) for name in ("ds_read_b32", "ds_read_b64", "ds_read_b128", "ds_read_u8")]
+    cases += [
+        read_case(name, READS[name], 16, True, ADDRESS)
+        for name in ("ds_read_b32", "ds_read_b64", "ds_read_b128", "ds_read_u8")
+    ]
     report = run_cases(cases, arch)
     assert report.out_of_range_lds_lanes > 0
 
 
 def test_writes(arch: str) -> None:
-    run_cases([write_case(name, form, offset, wild) for name, form in WRITES.items() for offset, wild in ((0, False), (64, True))], arch)
+    run_cases(
+        [
+            write_case(name, form, offset, wild)
+            for name, form in WRITES.items()
+            for offset, wild in ((0, False), (64, True))
+        ],
+        arch,
+    )
 
 
 def two_address_case(name: str, size: int, unit: int, write: bool) -> Case:
@@ -120,7 +157,10 @@ def two_address_case(name: str, size: int, unit: int, write: bool) -> Case:
 def test_two_address_forms(arch: str) -> None:
     cases = []
     for size, unit, suffix in ((4, 1, "2_b32"), (4, 64, "2st64_b32"), (8, 1, "2_b64"), (8, 64, "2st64_b64")):
-        cases += [two_address_case(f"ds_read{suffix}", size, unit, False), two_address_case(f"ds_write{suffix}", size, unit, True)]
+        cases += [
+            two_address_case(f"ds_read{suffix}", size, unit, False),
+            two_address_case(f"ds_write{suffix}", size, unit, True),
+        ]
     run_cases(cases, arch)
 
 
@@ -154,7 +194,9 @@ def floats(state: State, bits: int) -> None:
     rng = np.random.default_rng(int(state.v[31, 2]))
     kind = np.float32 if bits == 32 else np.float64
     special = np.array([0.0, -0.0, np.inf, -1.5, 1e-40, -1e-42], kind)
-    pool = np.concatenate([rng.standard_normal(122).astype(kind) * kind(10.0) ** rng.integers(-30, 30, 122).astype(kind), special])
+    pool = np.concatenate(
+        [rng.standard_normal(122).astype(kind) * kind(10.0) ** rng.integers(-30, 30, 122).astype(kind), special]
+    )
     state.lds[: LDS_BYTES // 16 * 16] = rng.choice(pool, LDS_BYTES // (bits // 8)).view(np.uint8)
     chosen = rng.choice(pool[:-3], LANES)  # no inf - inf
     chosen[np.isinf(chosen)] = 1
@@ -163,7 +205,15 @@ def floats(state: State, bits: int) -> None:
         state.v[DATA + k] = words[:, k]
 
 
-def atomic_case(name: str, bits: int, operation: Operation, *, returns: bool, operands: int, prepare: Callable[[State], None] | None = None) -> Case:
+def atomic_case(
+    name: str,
+    bits: int,
+    operation: Operation,
+    *,
+    returns: bool,
+    operands: int,
+    prepare: Callable[[State], None] | None = None,
+) -> Case:
     dwords, size = bits // 32, bits // 8
 
     def set_up(state: State) -> None:
@@ -179,7 +229,9 @@ def atomic_case(name: str, bits: int, operation: Operation, *, returns: bool, op
         for lane in state.lanes():
             at = int(state.v[ADDRESS, lane]) + 32
             old = load_bytes(state.lds, at, size)
-            store_bytes(state.lds, at, size, operation(old, get(state, DATA, lane, dwords), get(state, SECOND, lane, dwords)))
+            store_bytes(
+                state.lds, at, size, operation(old, get(state, DATA, lane, dwords), get(state, SECOND, lane, dwords))
+            )
             if returns:
                 put(state, RESULT, lane, dwords, old)
 
@@ -198,7 +250,9 @@ def test_integer_atomics(arch: str) -> None:
     cases = []
     for bits in (32, 64):
         operations = integer_operations(bits)
-        names = {f"{op}_u{bits}": op for op in ("add", "sub", "rsub", "inc", "dec")} | {f"{op}_b{bits}": op for op in ("and", "or", "xor", "mskor", "cmpst")}
+        names = {f"{op}_u{bits}": op for op in ("add", "sub", "rsub", "inc", "dec")} | {
+            f"{op}_b{bits}": op for op in ("and", "or", "xor", "mskor", "cmpst")
+        }
         names |= {f"min_i{bits}": "smin", f"max_i{bits}": "smax", f"min_u{bits}": "umin", f"max_u{bits}": "umax"}
         for name, op in names.items():
             operands = 2 if op in ("mskor", "cmpst") else 1
@@ -217,7 +271,14 @@ def test_float_atomics(arch: str) -> None:
             for returns in (False, True):
                 name = f"ds_{op}_f{bits}"
                 cases.append(
-                    atomic_case(with_return(name) if returns else name, bits, operation, returns=returns, operands=operands, prepare=lambda s, b=bits: floats(s, b))
+                    atomic_case(
+                        with_return(name) if returns else name,
+                        bits,
+                        operation,
+                        returns=returns,
+                        operands=operands,
+                        prepare=lambda s, b=bits: floats(s, b),
+                    )
                 )
     run_cases(cases, arch)
 
@@ -225,7 +286,10 @@ def test_float_atomics(arch: str) -> None:
 def halves(state: State, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(int(state.v[31, 3]))
     scale = torch.tensor([1.0, 100.0, 2.0**-14, 2.0**-20])
-    values = torch.randn(LDS_BYTES // 2, generator=generator) * scale[torch.randint(0, 4, (LDS_BYTES // 2,), generator=generator)]
+    values = (
+        torch.randn(LDS_BYTES // 2, generator=generator)
+        * scale[torch.randint(0, 4, (LDS_BYTES // 2,), generator=generator)]
+    )
     state.lds[:] = values.to(dtype).view(torch.uint8).numpy()
     state.v[DATA] = torch.randn(LANES * 2, generator=generator).to(dtype).view(torch.uint8).numpy().view(np.uint32)
 
@@ -236,7 +300,10 @@ def test_packed_float_atomics(arch: str, suffix: str, dtype: torch.dtype) -> Non
         return packed_add(memory, data, dtype)
 
     names = ((f"ds_pk_add_{suffix}", False), (f"ds_pk_add_rtn_{suffix}", True))
-    run_cases([atomic_case(n, 32, operation, returns=r, operands=1, prepare=lambda s: halves(s, dtype)) for n, r in names], arch)
+    run_cases(
+        [atomic_case(n, 32, operation, returns=r, operands=1, prepare=lambda s: halves(s, dtype)) for n, r in names],
+        arch,
+    )
 
 
 QUIET, SIGNALING, INFINITY = 0x7FC12345, 0x7F812345, 0x7F800000
@@ -293,7 +360,11 @@ def test_denormals_follow_the_mode_register(arch: str) -> None:
                 old = load_bytes(state.lds, lane * 4, 4)
                 store_bytes(state.lds, lane * 4, 4, expect(old, int(state.v[DATA, lane])))
 
-        lines = ["s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 2), 0", f"{name} v{ADDRESS}, v{DATA}", "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 2), 3"]
+        lines = [
+            "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 2), 0",
+            f"{name} v{ADDRESS}, v{DATA}",
+            "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 4, 2), 3",
+        ]
         return Case(f"{name}, denormals flushed", lines, apply, prepare)
 
     def flush(bits: int) -> int:
@@ -385,6 +456,10 @@ def test_accumulation_registers(arch: str) -> None:
         for lane in state.lanes():
             put(state, RESULT, lane, 2, load_bytes(state.lds, int(state.v[ADDRESS, lane]), 8))
 
-    lines = [f"v_accvgpr_write_b32 a{k}, v{DATA + k}" for k in range(2)] + [f"ds_write_b64 v{ADDRESS}, a[0:1]", f"ds_read_b64 a[2:3], v{ADDRESS}", "s_nop 0"]
+    lines = [f"v_accvgpr_write_b32 a{k}, v{DATA + k}" for k in range(2)] + [
+        f"ds_write_b64 v{ADDRESS}, a[0:1]",
+        f"ds_read_b64 a[2:3], v{ADDRESS}",
+        "s_nop 0",
+    ]
     lines += [f"v_accvgpr_read_b32 v{RESULT + k}, a{2 + k}" for k in range(2)]
     run_cases([Case("a[0:1]", lines, expect, prepare)], arch)
