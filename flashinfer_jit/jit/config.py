@@ -118,14 +118,7 @@ BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "has_soft_cap": (False,),
         "has_sinks": (False,),
     },
-    "decode": {
-        "dtype_kv": ("float16", "bfloat16"),
-        "mask_mode": ("none", "causal"),
-        "position_encoding": ("none",),
-        "has_window": (False,),
-        "has_soft_cap": (False,),
-        "has_sinks": (False,),
-    },
+    "decode": {"mask_mode": ("none", "causal")},
 }
 
 

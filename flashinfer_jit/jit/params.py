@@ -148,7 +148,13 @@ DECODE = _table(
     ("kv_chunk", "int32_t", "contiguous: keys of a work item"),
     ("num_qo_heads", "int32_t", "heads of q and o"),
     ("num_kv_heads", "int32_t", "heads of k and v"),
+    ("window_left", "int32_t", "keys seen before a token's own"),
     ("sm_scale_log2", "float", "softmax scale times log2(e)"),
+    ("output_scale", "float", "factor of o: the scale of v"),
+    ("logits_soft_cap", "float", "cap of the logits"),
+    ("sinks", "const float*", "[num_qo_heads]: logits of keys whose value is 0"),
+    ("rope_frequency", "double", "revolutions per token of the first pair: 1 / (2 pi rope_scale)"),
+    ("rope_decay", "double", "from one pair to the next: rope_theta^(-2 / head_dim_qk)"),
 )
 
 TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, DECODE)}
