@@ -122,9 +122,13 @@ DECODE = _table(
     ("v", "const void*", "values, likewise"),
     ("o", "void*", "[num_requests * qo_len, num_qo_heads, head_dim_vo]"),
     ("lse", "float*", "[num_requests * qo_len, num_qo_heads], base 2; null if not wanted"),
-    ("partial_o", "float*", "[num_partials, qo_len, num_qo_heads, head_dim_vo]; null if no request is split"),
-    ("partial_lse", "float*", "[num_partials, qo_len, num_qo_heads]"),
-    ("work_items", "const int32_t*", "[num_work_items, 4]: request, first key, key after the last, partial or -1"),
+    ("partial_o", "float*", "[num_partial_rows, num_qo_heads, head_dim_vo]; null if no request is split"),
+    ("partial_lse", "float*", "[num_partial_rows, num_qo_heads]"),
+    (
+        "work_items",
+        "const int32_t*",
+        "[num_work_items, 8]: request, keys [begin, end), partial row or -1, its stride, 3 unused",
+    ),
     ("paged_kv_indptr", "const int32_t*", "[num_requests + 1]: where a request's pages begin in paged_kv_indices"),
     ("paged_kv_indices", "const int32_t*", "page numbers"),
     ("paged_kv_last_page_len", "const int32_t*", "[num_requests]: keys in the last page"),
@@ -157,4 +161,30 @@ DECODE = _table(
     ("rope_decay", "double", "from one pair to the next: rope_theta^(-2 / head_dim_qk)"),
 )
 
-TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, DECODE)}
+MERGE_STATES = _table(
+    "merge_states",
+    ("v", "const void*", "states' outputs: rows of [num_heads, head_dim]"),
+    ("s", "const float*", "their log-sum-exps, base 2: rows of [num_heads]"),
+    ("v_other", "const void*", "the second of two states, if it is a tensor of its own"),
+    ("s_other", "const float*", "its log-sum-exps"),
+    ("o", "void*", "[num_output_rows, num_heads, head_dim]"),
+    ("lse", "float*", "[num_output_rows, num_heads]; null if not wanted"),
+    ("sinks", "const float*", "[num_heads]: logits of keys whose value is 0"),
+    ("mask", "const uint8_t*", "[num_output_rows]: rows with 0 are left alone; null means all"),
+    ("indptr", "const int32_t*", "[num_rows + 1]: where a row's states begin; null for num_states each"),
+    ("output_rows", "const int32_t*", "[num_rows]: with indptr, the output row of each"),
+    ("v_stride_state", "int64_t", "elements between states"),
+    ("v_stride_head", "int64_t", "elements between heads of v"),
+    ("s_stride_state", "int64_t", "elements between states of s"),
+    ("v_other_stride_row", "int64_t", "elements between rows of v_other"),
+    ("v_other_stride_head", "int64_t", "elements between heads of v_other"),
+    ("s_other_stride_row", "int64_t", "elements between rows of s_other"),
+    ("o_stride_row", "int64_t", "elements between rows of o"),
+    ("o_stride_head", "int64_t", "elements between heads of o"),
+    ("num_rows", "int32_t", "rows to make"),
+    ("num_states", "int32_t", "states of a row, where indptr is null"),
+    ("num_heads", "int32_t", "heads"),
+    ("output_scale", "float", "factor of o"),
+)
+
+TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, DECODE, MERGE_STATES)}
