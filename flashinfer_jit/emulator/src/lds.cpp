@@ -246,6 +246,7 @@ constexpr OpInfo row(uint16_t opcode, const char* name, ExecFn exec, int dst, in
     OpInfo r{opcode, name, archs, Class::LDS, exec};
     r.dst_dwords = static_cast<uint8_t>(dst);
     r.src_dwords[0] = static_cast<uint8_t>(address), r.src_dwords[1] = static_cast<uint8_t>(data0), r.src_dwords[2] = static_cast<uint8_t>(data1);
+    if (exec == refuse_gws) r.flags = kRefused;
     return r;
 }
 // An atomic without and with return: `plain` and `returning` are the opcodes.

@@ -5,8 +5,8 @@ The tinygrad wheel carries, per opcode, the text that the CDNA manual prints (`D
 and `evaluate` runs a tree over all lanes at once. Nothing here knows the emulator: it is the second opinion.
 """
 
-from tests.emulated.pseudocode.evaluate import Machine, Unsupported, run
-from tests.emulated.pseudocode.syntax import PseudocodeSyntaxError, parse
-from tests.emulated.pseudocode.values import Value
+from emulated.pseudocode.evaluate import Machine, Unsupported, run
+from emulated.pseudocode.syntax import PseudocodeSyntaxError, parse
+from emulated.pseudocode.values import Value
 
 __all__ = ["Machine", "PseudocodeSyntaxError", "Unsupported", "Value", "parse", "run"]

@@ -1,13 +1,13 @@
-"""Runs a parsed pseudocode text over all lanes at once: control flow by lane masks, cross-lane access by lane groups of 64."""
+"""Runs a pseudocode tree over all lanes at once: control flow by lane masks, cross-lane access by groups of 64."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.emulated.pseudocode import syntax
-from tests.emulated.pseudocode.functions import FUNCTIONS, conversion, fma, float32_to_float16, is_denormal
-from tests.emulated.pseudocode.values import FLOAT_TYPES, Value, fit, mask
+from emulated.pseudocode import syntax
+from emulated.pseudocode.functions import FUNCTIONS, conversion, float32_to_float16, fma, is_denormal
+from emulated.pseudocode.values import FLOAT_TYPES, Value, fit, mask
 
 
 class Unsupported(NotImplementedError):
@@ -15,7 +15,15 @@ class Unsupported(NotImplementedError):
 
 
 WAVE = 64
-_CONSTANTS = {"INF": np.inf, "NAN": np.nan, "PI": np.pi, "UNDERFLOW_F32": 0.0, "UNDERFLOW_F64": 0.0, "OVERFLOW_F32": np.inf, "OVERFLOW_F64": np.inf}
+_CONSTANTS = {
+    "INF": np.inf,
+    "NAN": np.nan,
+    "PI": np.pi,
+    "UNDERFLOW_F32": 0.0,
+    "UNDERFLOW_F64": 0.0,
+    "OVERFLOW_F32": np.inf,
+    "OVERFLOW_F64": np.inf,
+}
 _ROUND_MODES = {"ROUND_NEAREST_EVEN": 0, "ROUND_TOWARD_ZERO": 3}
 
 
@@ -23,7 +31,7 @@ _ROUND_MODES = {"ROUND_NEAREST_EVEN": 0, "ROUND_TOWARD_ZERO": 3}
 class Machine:
     """The state that a text reads and writes. Entries are per lane (or one for all).
 
-    `state` names values: S0, S1, S2, D0 (before the instruction), VCC, EXEC, SCC, SIMM16, OPSEL ... Texts add their own variables.
+    `state` names values: S0, S1, S2, D0 (before the instruction), VCC, EXEC, SCC, SIMM16, OPSEL ...
     `texts` gives the pseudocode of another instruction by its lower-case name, for calls such as `v_min_f32(a, b)`.
     """
 
@@ -119,8 +127,14 @@ class _Run:
         match target:
             case syntax.Name(name):
                 old = self.state.get(name)
-                if name in ("D0", "VCC", "EXEC", "M0") and old is not None:  # registers keep their width, not a temporary's
-                    value = Value(old.kind, old.width, fit(value.converted("I", 64).bits if value.kind == "I" else value.bits, old.width))
+                if (
+                    name in ("D0", "VCC", "EXEC", "M0") and old is not None
+                ):  # registers keep their width, not a temporary's
+                    value = Value(
+                        old.kind,
+                        old.width,
+                        fit(value.converted("I", 64).bits if value.kind == "I" else value.bits, old.width),
+                    )
                 self.state[name] = self.blend(old, value, active)
             case syntax.View(base, kind, width):
                 old = self.current(base, width)
@@ -160,7 +174,9 @@ class _Run:
             new = self.place(kept, hole, fit(bits, width), low, total)
             self.state[base.name] = self.blend(Value(old.kind, total, kept), Value(old.kind, total, new), active)
         elif isinstance(base, syntax.Slice):
-            self.store_slice(base.base, self.value(base.high), self.value(base.low), Value("B", width, fit(bits, width)), active)
+            self.store_slice(
+                base.base, self.value(base.high), self.value(base.low), Value("B", width, fit(bits, width)), active
+            )
         else:
             self.store(base, Value("B", width, fit(bits, width)), active)
 
@@ -177,7 +193,14 @@ class _Run:
             raise Unsupported("reversed slice on the left")
         width += 1
         base = self.register(base)
-        bits = value.bits if value.kind in ("B", "FP", "F", "BF", "U") or value.width >= width else value.converted("I", 64).bits
+        if isinstance(base, syntax.View) and isinstance(base.base, syntax.Name):  # D0.u32[15 : 8] writes a part of D0
+            self.widen(base)
+            base = base.base
+        bits = (
+            value.bits
+            if value.kind in ("B", "FP", "F", "BF", "U") or value.width >= width
+            else value.converted("I", 64).bits
+        )
         for start in np.unique(np.broadcast_to(lows, active.shape)[active]):
             self.store_bits(base, int(start), width, bits, active & (lows == start))
 
@@ -195,7 +218,13 @@ class _Run:
             self.widen(base)
             base = base.base
         position = self.value(index)
-        self.store_slice(base, position, position, Value("U", 1, fit(value.bits != 0, 1) if value.width == 1 else fit(value.bits, 1)), active)
+        self.store_slice(
+            base,
+            position,
+            position,
+            Value("U", 1, fit(value.bits != 0, 1) if value.width == 1 else fit(value.bits, 1)),
+            active,
+        )
 
     def widen(self, view: syntax.View) -> None:
         if isinstance(view.base, syntax.Name) and view.base.name in self.state:
@@ -224,7 +253,9 @@ class _Run:
     def register(self, base: object) -> object:
         """`VGPR[laneId][VDST.u32]` is D0 and `VGPR[laneId][SRC0.u32]` is S0."""
         match base:
-            case syntax.Index(syntax.Index(syntax.Name("VGPR"), syntax.Name("laneId")), syntax.View(syntax.Name(register))):
+            case syntax.Index(
+                syntax.Index(syntax.Name("VGPR"), syntax.Name("laneId")), syntax.View(syntax.Name(register))
+            ):
                 return syntax.Name({"VDST": "D0", "SRC0": "S0"}[register])
         return base
 
@@ -475,20 +506,30 @@ class _Run:
             return function(*arguments)
         if name == "f32_to_f16":
             mode = self.state.get("ROUND_MODE")
-            return float32_to_float16(arguments[0], mode is not None and mode.scalar() == _ROUND_MODES["ROUND_TOWARD_ZERO"])
+            return float32_to_float16(
+                arguments[0], mode is not None and mode.scalar() == _ROUND_MODES["ROUND_TOWARD_ZERO"]
+            )
         convert = conversion(name)
         if convert:
             return convert(arguments[0])
         text = self.machine.texts(name)
         if text is None:
             raise Unsupported(f"function {name}")
-        kind, width = ("I" if "_i" in name else "F" if "_f" in name else "U", int("".join(filter(str.isdigit, name.split("_")[2]))))
+        kind, width = (
+            "I" if "_i" in name else "F" if "_f" in name else "U",
+            int("".join(filter(str.isdigit, name.split("_")[2]))),
+        )
         sources = {f"S{number}": Value("B", argument.width, argument.bits) for number, argument in enumerate(arguments)}
-        state = {**{key: value for key, value in self.state.items() if key.startswith(("WAVE_MODE", "EXEC"))}, **sources}
+        state = {
+            **{key: value for key, value in self.state.items() if key.startswith(("WAVE_MODE", "EXEC"))},
+            **sources,
+        }
         state["D0"] = Value.constant("B", 32, 0)
         inner = Machine(self.machine.lanes, state, self.machine.texts)
         run(syntax.parse(text), inner)
-        return inner.state["D0"].viewed("U" if name.endswith("_u8") else kind, 32 if name.endswith("_u8") or kind == "U" and width == 8 else width)
+        return inner.state["D0"].viewed(
+            "U" if name.endswith("_u8") else kind, 32 if name.endswith("_u8") or (kind == "U" and width == 8) else width
+        )
 
     def apply(self, function: syntax.Lambda, arguments: list[Value]) -> Value:
         outer = {name: self.state.get(name) for name in function.parameters}

@@ -1,7 +1,7 @@
 """Built-in functions of the pseudocode, from the words of the manual.
 
-Floats are computed exactly or in float64 and rounded once; a result that the hardware approximates (exp, log, sin, rcp ...) is the correctly
-rounded one, and the comparison allows for the approximation.
+Floats are computed exactly or in float64 and rounded once; a result that the hardware approximates (exp, log, sin, rcp
+...) is the correctly rounded one, and the comparison allows for the approximation.
 """
 
 import re
@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tests.emulated.pseudocode.values import FLOAT_TYPES, Value, fit, mask, round_float64, to_bfloat16
+from emulated.pseudocode.values import FLOAT_TYPES, Value, fit, mask, round_float64, to_bfloat16
 
 _MANTISSA_BITS = {16: 10, 32: 23, 64: 52}
 _ROUNDING_NEAREST = {16: (5, 10), 32: (8, 23)}
@@ -92,8 +92,12 @@ def float32_to_float16(x: Value, toward_zero: bool) -> Value:
     nearest = from_float64(x.floats().astype(np.float64), 16)
     if not toward_zero:
         return nearest
-    too_far = (np.abs(nearest.floats().astype(np.float64)) > np.abs(x.floats().astype(np.float64))) & np.isfinite(x.floats())
-    return Value("F", 16, nearest.bits - too_far.astype(np.uint64))  # one step down in magnitude, infinity to the largest number
+    too_far = (np.abs(nearest.floats().astype(np.float64)) > np.abs(x.floats().astype(np.float64))) & np.isfinite(
+        x.floats()
+    )
+    return Value(
+        "F", 16, nearest.bits - too_far.astype(np.uint64)
+    )  # one step down in magnitude, infinity to the largest number
 
 
 def saturate(x: Value, kind: str, width: int) -> Value:
@@ -104,7 +108,9 @@ def saturate(x: Value, kind: str, width: int) -> Value:
 def minimum_or_maximum(a: Value, b: Value, largest: bool) -> Value:
     """IEEE 754-2019 minimum and maximum: a NaN wins, and -0 is less than +0."""
     x, y = a.floats(), b.floats()
-    signed_zero = np.where(a.bits == 0, np.zeros_like(a.bits), b.bits) if largest else np.where(a.bits != 0, a.bits, b.bits)
+    signed_zero = (
+        np.where(a.bits == 0, np.zeros_like(a.bits), b.bits) if largest else np.where(a.bits != 0, a.bits, b.bits)
+    )
     with np.errstate(all="ignore"):
         first = x >= y if largest else x <= y
     bits = np.where(first, a.bits, b.bits)
@@ -140,7 +146,9 @@ def _quiet(x: Value) -> Value:
 
 def _power(base: Value, power: Value) -> Value:
     with np.errstate(all="ignore"):
-        numbers = base.floats().astype(np.float64) ** (power.floats() if power.kind == "F" else power.signed()).astype(np.float64)
+        numbers = base.floats().astype(np.float64) ** (power.floats() if power.kind == "F" else power.signed()).astype(
+            np.float64
+        )
     return from_float64(numbers, base.width)
 
 
@@ -224,4 +232,8 @@ def conversion(name: str) -> Callable[[Value], Value] | None:
 
 
 def _integer_to_float(x: Value, width: int) -> Value:
-    return Value.of_float(x.signed().astype(np.float64)) if width == 64 else Value.of_float(x.signed().astype(FLOAT_TYPES[width]))
+    return (
+        Value.of_float(x.signed().astype(np.float64))
+        if width == 64
+        else Value.of_float(x.signed().astype(FLOAT_TYPES[width]))
+    )

@@ -158,7 +158,19 @@ _TOKEN = re.compile(
 )
 _VIEW = re.compile(r"(bf|fp|[uifb])(\d+)$")
 # Lowest first; the manual follows C, with <> for "less or greater" and ** for powers.
-_PRECEDENCE = (("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!=", "<>"), ("<", "<=", ">", ">="), ("<<", ">>"), ("+", "-"), ("*", "/", "%"), ("**",))
+_PRECEDENCE = (
+    ("||",),
+    ("&&",),
+    ("|",),
+    ("^",),
+    ("&",),
+    ("==", "!=", "<>"),
+    ("<", "<=", ">", ">="),
+    ("<<", ">>"),
+    ("+", "-"),
+    ("*", "/", "%"),
+    ("**",),
+)
 _WORDS_THAT_END_A_BLOCK = ("endif", "else", "elsif", "endfor")
 
 
@@ -290,10 +302,8 @@ class _Parser:
             parameters.append(self.take())
         self.take(")")
         self.take("(")
-        if self.peek() in ("if", "for", "declare", "return"):
-            body = self.block(")")
-        else:
-            body = (Return(self.expression()),)
+        statements = self.peek() in ("if", "for", "declare", "return")
+        body = self.block(")") if statements else (Return(self.expression()),)
         self.take(")")
         return Lambda(name, tuple(parameters), body)
 

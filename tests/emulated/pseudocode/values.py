@@ -1,7 +1,8 @@
 """Typed bit vectors over lanes: the values of the pseudocode.
 
-A value is raw bits plus a kind (U, I, F, BF, B, FP) and a width. Up to 64 bits it is a uint64 array, above that an object array of Python
-integers. Integer arithmetic follows C: narrower operands are promoted to 32 bits, the wider operand decides, unsigned wins a tie.
+A value is raw bits plus a kind (U, I, F, BF, B, FP) and a width. Up to 64 bits it is a uint64 array, above that an
+object array of Python integers. Integer arithmetic follows C: narrower operands are promoted to 32 bits, the wider
+operand decides, unsigned wins a tie.
 """
 
 from dataclasses import dataclass
@@ -138,13 +139,15 @@ def to_bfloat16(numbers: np.ndarray) -> Value:
 
 
 def round_float64(numbers: np.ndarray, exponent_bits: int, mantissa_bits: int) -> np.ndarray:
-    """Float64 to a smaller IEEE format with infinities, nearest even, denormals kept, a NaN to the quiet NaN with its sign."""
+    """Float64 to a smaller IEEE format, nearest even, denormals kept, a NaN to the quiet NaN with its sign."""
     bits = np.ascontiguousarray(numbers, dtype=np.float64).view(np.uint64)
     sign = bits >> np.uint64(63)
     magnitude = bits & np.uint64(mask(63))
     bias = (1 << (exponent_bits - 1)) - 1
     exponent = (magnitude >> np.uint64(52)).astype(np.int64) - 1023
-    significand = (magnitude & np.uint64(mask(52))) | np.where(magnitude >> np.uint64(52), np.uint64(1 << 52), np.uint64(0))
+    significand = (magnitude & np.uint64(mask(52))) | np.where(
+        magnitude >> np.uint64(52), np.uint64(1 << 52), np.uint64(0)
+    )
     # A denormal result loses one more bit for each step below the smallest normal exponent.
     shift = 52 - mantissa_bits + np.maximum(0, (1 - bias) - np.maximum(exponent, -1022))
     shift = np.minimum(shift, 60).astype(np.uint64)
