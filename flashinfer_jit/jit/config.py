@@ -104,6 +104,7 @@ ALLOWED: Mapping[str, tuple[Any, ...]] = {
 }
 HEAD_DIMS = (*((dim, dim) for dim in range(32, 257, 16)), (192, 128))
 MAX_GROUP_SIZE = 1024
+MAX_MERGED_HEAD_DIM = 1024
 
 # The subset of ALLOWED and HEAD_DIMS that kernels exist for, by phase; an axis that is absent is built whole.
 BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
@@ -111,14 +112,7 @@ BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "kv_source": ("contiguous",),
         "has_sinks": (False,),
     },
-    "decode": {
-        "dtype_kv": ("float16", "bfloat16"),
-        "mask_mode": ("none", "causal"),
-        "position_encoding": ("none",),
-        "has_window": (False,),
-        "has_soft_cap": (False,),
-        "has_sinks": (False,),
-    },
+    "decode": {"mask_mode": ("none", "causal")},
 }
 
 
@@ -240,6 +234,50 @@ class AttentionConfig(KernelConfig):
         if self.variant is not None:
             parts.append(f"variant_{self.variant}")
         return "-".join(parts)
+
+
+@register_config
+@dataclass(frozen=True)
+class MergeStatesConfig(KernelConfig):
+    """The kernel that merges attention states, outputs with their log-sum-exps, over disjoint sets of keys.
+
+    Attributes
+    ----------
+    dtype_in, dtype_out : str
+        Torch dtype names of the states' outputs and of the result.
+    head_dim : int
+        Columns of an output.
+    has_sinks : bool
+        Whether a sink's logit takes part in the sum.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a value that is not allowed.
+    """
+
+    kernel: ClassVar[str] = "merge_states"
+
+    dtype_in: str
+    dtype_out: str
+    head_dim: int
+    has_sinks: bool = False
+
+    def __post_init__(self) -> None:
+        for axis in ("dtype_in", "dtype_out"):
+            value, allowed = getattr(self, axis), ALLOWED["dtype_o"]
+            if value not in allowed:
+                raise UnsupportedConfigError(f"{axis}={value!r} is not allowed: {_one_of(allowed)}")
+        if type(self.head_dim) is not int or not 1 <= self.head_dim <= MAX_MERGED_HEAD_DIM:
+            raise UnsupportedConfigError(
+                f"head_dim={self.head_dim!r} is not allowed: expected 1 to {MAX_MERGED_HEAD_DIM}"
+            )
+
+    def slug(self) -> str:
+        """Return for example ``merge_states-f32-d128-o_bf16``."""
+        out = "" if self.dtype_out == self.dtype_in else f"-o_{DTYPE_SLUGS[self.dtype_out]}"
+        sinks = "-sinks" if self.has_sinks else ""
+        return f"merge_states-{DTYPE_SLUGS[self.dtype_in]}-d{self.head_dim}{out}{sinks}"
 
 
 def _one_of(values: tuple[Any, ...]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 # What poll() takes as a number of milliseconds.
 MAX_POLL_SECONDS = 2e6
+KILL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class _Session:
         self._killed = False
         self._error: BaseException | None = None
         self._outcome: Outcome | None = None
+        self.over = threading.Event()
 
     def kill(self) -> None:
         """Kill the program with all of its children, now or as soon as it has started."""
@@ -69,6 +71,7 @@ class _Session:
             self._error = error
         finally:
             _running.discard(self)
+            self.over.set()
 
     def result(self) -> Outcome:
         """Return how the program ended, or raise what kept it from starting."""
@@ -163,5 +166,9 @@ os.register_at_fork(after_in_child=_running.clear)
 
 @atexit.register
 def _kill_all() -> None:
-    for session in tuple(_running):
+    sessions = tuple(_running)
+    for session in sessions:
         session.kill()
+    for session in sessions:
+        # A daemon thread may be just starting its program: it is given the time to see that it must not.
+        session.over.wait(KILL_SECONDS)

@@ -109,9 +109,19 @@ def _prefill_tiles(config: AttentionConfig, arch: Arch) -> tuple[TileConfig, ...
 
 
 def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
-    # A wave holds a tile of K, one of V and the output: 128 registers up to a head dim of 128, else 256.
-    narrow = max(config.head_dim_qk, config.head_dim_vo) <= 128
-    return (TileConfig(16, 64, num_waves=4, waves_per_simd=4 if narrow else 2),)
+    # Registers that a wave keeps alive: a tile of K, one of V, and the output. Found by compiling all of them: within
+    # these bounds, nothing is spilled.
+    head_dim = max(config.head_dim_qk, config.head_dim_vo)
+    waves_per_simd = 4 if head_dim <= 128 else 2
+    if config.position_encoding == "rope_llama":
+        waves_per_simd = 2 if head_dim <= 160 else 1
+    elif (
+        waves_per_simd == 4
+        and config.dtype_kv != config.dtype_q
+        and config.kv_source in ("page_size_1", "page_size_any")
+    ):
+        waves_per_simd = 3
+    return (TileConfig(16, 64, 4, waves_per_simd),)
 
 
 def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
@@ -119,8 +129,16 @@ def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]
     return _decode_tiles(config) if config.phase == "decode" else _prefill_tiles(config, arch)
 
 
+def _merge_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
+    # A wave to a row and head.
+    return (TileConfig(1, 0, 4, waves_per_simd=8),)
+
+
 # One entry per family of kernels.
-CANDIDATES: dict[str, Callable[[KernelConfig, Arch], tuple[TileConfig, ...]]] = {"attention": _attention_tiles}
+CANDIDATES: dict[str, Callable[[KernelConfig, Arch], tuple[TileConfig, ...]]] = {
+    "attention": _attention_tiles,
+    "merge_states": _merge_tiles,
+}
 
 
 def candidates(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:

@@ -37,11 +37,31 @@ struct Piece {
     LaneAddresses a;
     uint64_t inside;
 };
+// The common kind, a raw buffer with an offset a lane: tail tiles come this way.
+void raw_piece(const Resource& r, uint64_t base, const uint32_t* offset, uint64_t constant, uint32_t bytes, Piece& p) {
+    p.inside = 0;
+    const bool possible = constant + bytes <= r.records;
+    const __m256i room = _mm256_set1_epi32(static_cast<int>(possible ? static_cast<uint32_t>(r.records - constant - bytes) : 0));
+    for (int l = 0; l < kLanes; l += 8) {
+        const __m256i x = _mm256_load_si256(reinterpret_cast<const __m256i*>(offset + l));
+        const __m256i fits = _mm256_cmpeq_epi32(_mm256_min_epu32(x, room), x);
+        p.inside |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(fits)))) << l;
+    }
+    if (!possible) p.inside = 0;
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) p.a.at[l] = base + constant + offset[l];
+}
+
 void piece_addresses(Wave& w, const Inst& i, const Resource& r, uint32_t displacement, uint32_t bytes, uint64_t exec, Piece& p) {
     const uint32_t* first = i.idxen || i.offen ? w.reg(i.src[0]) : nullptr;
     const uint32_t* index_register = i.idxen ? first : nullptr;
     const uint32_t* offset_register = i.offen ? first + (i.idxen ? kLanes : 0) : nullptr;
     const uint64_t base = r.base + read_scalar32(w, i, i.sdst);
+    if (i.offen && !i.idxen && !r.swizzled && !r.add_thread) {
+        raw_piece(r, base, offset_register, static_cast<uint64_t>(static_cast<uint32_t>(i.offset)) + displacement, bytes, p);
+        p.inside &= r.unbound ? 0 : exec;
+        return;
+    }
     const bool structured = i.idxen && r.stride != 0, unchecked = r.add_thread && !i.idxen;
     p.inside = 0;
     for (int l = 0; l < kLanes; ++l) {

@@ -169,7 +169,7 @@ const OpInfo kSoppRows[] = {
     {14, "s_sleep", kBoth, WAIT, nothing},
     {15, "s_setprio", kBoth, MSG, nothing},
     {16, "s_sendmsg", kBoth, MSG, nothing},
-    {17, "s_sendmsghalt", kBoth, MSG, sendmsghalt},
+    {17, "s_sendmsghalt", kBoth, MSG, sendmsghalt, nullptr, Type::none, {}, kRefused},
     {18, "s_trap", kBoth, MSG, trap},
     {19, "s_icache_inv", kBoth, MSG, nothing},
     {20, "s_incperflevel", kBoth, MSG, nothing},

@@ -136,6 +136,7 @@ void imply_accumulators(Inst& i) {
 bool decode_vector32(Arch arch, const Reader& r, uint32_t w, Inst& i) {
     const uint32_t opcode = bits(w, 30, 25);
     i.src[0] = bits(w, 8, 0);
+    i.op_sel_hi = 7;   // packed operands of v_dot2c and v_pk_fmac: the low half for the low result, the high one for the high
     if (opcode == 0x3F) {
         i.enc = Enc::VOP1, i.op = find(arch, i.enc, bits(w, 16, 9)), i.dst = vector_code(bits(w, 24, 17), false);
     } else if (opcode == 0x3E) {
@@ -176,7 +177,7 @@ bool decode_vector32(Arch arch, const Reader& r, uint32_t w, Inst& i) {
 
 void decode_vop3(Arch arch, uint32_t w, uint32_t w1, Inst& i) {
     const uint32_t opcode = bits(w, 25, 16);
-    i.enc = Enc::VOP3;
+    i.enc = Enc::VOP3, i.op_sel_hi = 7;
     const bool compare = opcode < 0x100;
     if (compare) i.op = find(arch, Enc::VOPC, opcode);
     else if (opcode < 0x140) i.op = find(arch, Enc::VOP2, opcode - 0x100);

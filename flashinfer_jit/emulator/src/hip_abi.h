@@ -48,8 +48,10 @@ enum Error : int {
     hipErrorStreamCaptureMerge = 902,
     hipErrorStreamCaptureUnmatched = 903,
     hipErrorStreamCaptureUnjoined = 904,
+    hipErrorStreamCaptureIsolation = 905,
     hipErrorStreamCaptureImplicit = 906,
     hipErrorCapturedEvent = 907,
+    hipErrorStreamCaptureWrongThread = 908,
     hipErrorGraphExecUpdateFailure = 910,
     hipErrorUnknown = 999,
 };

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "bundle.h"
-#include "device.h"
+#include "stream.h"
 
 namespace emu {
 namespace {
@@ -241,7 +241,10 @@ EMU_EXPORT int hipDeviceGetByPCIBusId(int* device, const char* text) {
     });
 }
 EMU_EXPORT int hipDeviceSynchronize() {
-    return api("hipDeviceSynchronize", [&] { device_state(this_thread().device).check(); });
+    return api("hipDeviceSynchronize", [&] {
+        forbid_while_capturing("hipDeviceSynchronize");
+        device_state(this_thread().device).check();
+    });
 }
 // Unlike HIP this keeps memory and modules: only the fault is forgotten, so that other owners in the process can go on.
 EMU_EXPORT int hipDeviceReset() {

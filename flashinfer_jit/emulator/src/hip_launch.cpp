@@ -3,8 +3,8 @@
 #include <cinttypes>
 #include <cstring>
 
+#include "graph.h"
 #include "module.h"
-#include "stream.h"
 
 namespace emu {
 namespace {
@@ -71,15 +71,20 @@ std::vector<uint8_t> arguments_of(const Kernel& kernel, void* const* arguments, 
 
 namespace {
 
-void launch(void* handle, Function& function, Dim3 grid, Dim3 block, void* const* arguments, void* const* extra, uint64_t dynamic_lds, void* stream, bool cooperative) {
-    if (find_stream(stream).device != function.device)
-        fail(hipErrorInvalidHandle, "kernel '%s' was loaded on device %d and the stream belongs to device %d", function.kernel->name.c_str(), function.device, find_stream(stream).device);
+KernelOperation kernel_operation(void* handle, const Function& function, Dim3 grid, Dim3 block, void* const* arguments, void* const* extra, uint64_t dynamic_lds, bool cooperative) {
     KernelOperation op;
     op.request = make_request(function, grid, block, dynamic_lds, cooperative);
     op.request.kernarg = arguments_of(*function.kernel, arguments, extra);
     op.request.ranges = this_thread().ranges;
     op.function = handle;
-    submit(stream, std::move(op));
+    return op;
+}
+
+void launch(void* handle, Function& function, Dim3 grid, Dim3 block, void* const* arguments, void* const* extra, uint64_t dynamic_lds, void* stream, bool cooperative) {
+    const int device = find_stream(stream).device;
+    if (device != function.device)
+        fail(hipErrorInvalidHandle, "kernel '%s' was loaded on device %d and the stream belongs to device %d", function.kernel->name.c_str(), function.device, device);
+    submit(stream, kernel_operation(handle, function, grid, block, arguments, extra, dynamic_lds, cooperative));
 }
 
 void launch_host_function(const void* symbol, Dim3 grid, Dim3 block, void** arguments, uint64_t dynamic_lds, void* stream, bool cooperative) {
@@ -87,6 +92,10 @@ void launch_host_function(const void* symbol, Dim3 grid, Dim3 block, void** argu
 }
 
 }  // namespace
+
+KernelOperation make_kernel(void* function, Dim3 grid, Dim3 block, void* const* arguments, void* const* extra, uint64_t dynamic_lds, int device, bool cooperative) {
+    return kernel_operation(function, find_any_function(function, device), grid, block, arguments, extra, dynamic_lds, cooperative);
+}
 }  // namespace emu
 
 using namespace emu;

@@ -9,15 +9,14 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "stream.h"
+#include "graph.h"
 
 namespace emu {
 namespace {
 
 constexpr uint64_t kAlignment = 256, kPage = 4096;
 
-void* allocate(size_t bytes, Allocation::Kind kind, uint32_t flags) {
-    const int device = this_thread().device;
+void* allocate(size_t bytes, Allocation::Kind kind, uint32_t flags, int device = this_thread().device) {
     device_state(device).check();
     if (bytes == 0) return nullptr;
     const uint64_t limit = device_info(device).memory_bytes;
@@ -160,7 +159,7 @@ CopyOperation copy_2d(const Memcpy2DParams& p) {
 
 }  // namespace
 
-CopyOperation copy_3d(const Memcpy3DParams& p) {
+CopyOperation make_copy_3d(const Memcpy3DParams& p) {
     if (p.srcArray || p.dstArray) fail(hipErrorNotSupported, "the emulator has no arrays (textures)");
     CopyOperation c;
     c.to_pitch = p.dstPtr.pitch, c.from_pitch = p.srcPtr.pitch;
@@ -174,6 +173,13 @@ CopyOperation copy_3d(const Memcpy3DParams& p) {
 }
 
 CopyOperation make_copy(void* to, const void* from, uint64_t bytes, int kind) { return copy_1d(to, from, bytes, kind); }
+
+CopyOperation make_copy_2d(void* to, uint64_t to_pitch, const void* from, uint64_t from_pitch, uint64_t width, uint64_t rows, int kind) {
+    return copy_2d(to, to_pitch, from, from_pitch, width, rows, kind);
+}
+
+void* allocate_device_memory(uint64_t bytes, int device) { return allocate(bytes, Allocation::device_memory, 0, device); }
+void free_device_memory(void* pointer) { release(pointer, kDeviceKinds, "hipMalloc or hipMallocAsync"); }
 
 FillOperation make_fill(void* to, uint32_t value, uint32_t element_bytes, uint64_t width, uint64_t rows, uint64_t pitch) {
     FillOperation f;
@@ -347,10 +353,10 @@ EMU_EXPORT int hipMemcpyParam2DAsync(const Memcpy2DParams* params, void* stream)
     return api("hipMemcpyParam2DAsync", [&] { submit(stream, copy_2d(*require(params, "pCopy"))); });
 }
 EMU_EXPORT int hipMemcpy3D(const Memcpy3DParams* params) {
-    return api("hipMemcpy3D", [&] { submit(nullptr, copy_3d(*require(params, "p"))); });
+    return api("hipMemcpy3D", [&] { submit(nullptr, make_copy_3d(*require(params, "p"))); });
 }
 EMU_EXPORT int hipMemcpy3DAsync(const Memcpy3DParams* params, void* stream) {
-    return api("hipMemcpy3DAsync", [&] { submit(stream, copy_3d(*require(params, "p"))); });
+    return api("hipMemcpy3DAsync", [&] { submit(stream, make_copy_3d(*require(params, "p"))); });
 }
 
 namespace {

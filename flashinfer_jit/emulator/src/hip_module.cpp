@@ -290,3 +290,23 @@ EMU_EXPORT int hipGetSymbolSize(size_t* bytes, const void* symbol) {
 EMU_EXPORT int hipGetFuncBySymbol(void** function, const void* symbol) {
     return api("hipGetFuncBySymbol", [&] { *require(function, "functionPtr") = &find_host_function(symbol, this_thread().device); });
 }
+
+// Calls that cannot report an error must exist all the same: hip-python calls through a null pointer otherwise.
+EMU_EXPORT const char* hipKernelNameRef(void* function) {
+    const char* name = nullptr;
+    api("hipKernelNameRef", [&] { name = find_function(function).kernel->name.c_str(); });
+    return name;
+}
+EMU_EXPORT const char* hipKernelNameRefByPtr(const void* symbol, void*) {
+    const char* name = nullptr;
+    api("hipKernelNameRefByPtr", [&] { name = find_any_function(symbol, this_thread().device).kernel->name.c_str(); });
+    return name;
+}
+EMU_EXPORT const char* hipApiName(uint32_t) { return "unknown"; }
+EMU_EXPORT int hipGetStreamDeviceId(void* stream) {
+    int device = -1;
+    api("hipGetStreamDeviceId", [&] { device = find_stream(stream).device; });
+    return device;
+}
+struct ChannelFormat { int x, y, z, w, kind; };
+EMU_EXPORT ChannelFormat hipCreateChannelDesc(int x, int y, int z, int w, int kind) { return {x, y, z, w, kind}; }

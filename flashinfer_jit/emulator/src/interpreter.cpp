@@ -37,7 +37,8 @@ uint64_t inline_constant(uint16_t code, Type type) {
     static const float values[9] = {0.5f, -0.5f, 1.0f, -1.0f, 2.0f, -2.0f, 4.0f, -4.0f, 0.15915494f};
     static const uint16_t halves[9] = {0x3800, 0xb800, 0x3c00, 0xbc00, 0x4000, 0xc000, 0x4400, 0xc400, 0x3118};
     const int k = code - operand::inline_float;
-    if (type == Type::f16 || type == Type::pk16f || type == Type::b16 || type == Type::pk16i) return halves[k];
+    // Packed integers see the 32-bit constant (LLVM encodes <0, 0x3f80> as 1.0), packed halves a half in the low 16 bits.
+    if (type == Type::f16 || type == Type::pk16f || type == Type::b16) return halves[k];
     uint32_t single;
     std::memcpy(&single, &values[k], 4);
     if (type == Type::bf16 || type == Type::pkbf16) return single >> 16;

@@ -75,6 +75,7 @@ enum OpFlags : uint16_t {
     kIgnoresExec = 16,    // v_readfirstlane, v_readlane, v_writelane, MFMA
     kNoClamp = 32,
     kMerges16 = 64,       // a 16-bit result keeps the other half of the destination register
+    kRefused = 128,       // known by name, and always a fault
 };
 
 // One row per opcode. Adding an opcode is one row and one handler.

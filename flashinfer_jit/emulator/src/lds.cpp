@@ -27,7 +27,7 @@ void lds_account(Wave& w, const LdsOffsets& o, uint64_t exec, uint32_t bytes, bo
     Counters& c = *w.counters;
     (write ? c.lds_written : c.lds_read) += static_cast<uint64_t>(lane_count(exec)) * bytes;
     ++c.lds_accesses;
-    if (w.launch->count_conflicts) c.lds_conflict_cycles += lds_conflict_cycles(w.launch->arch, o.at, exec, bytes, write);
+    if (w.launch->count_conflicts) c.lds_conflict_cycles += lds_conflict_cycles(w, o.at, exec, bytes, write);
     if (w.trace) {
         LaneAddresses a;
         for (int l = 0; l < kLanes; ++l) a.at[l] = o.at[l];
@@ -246,6 +246,7 @@ constexpr OpInfo row(uint16_t opcode, const char* name, ExecFn exec, int dst, in
     OpInfo r{opcode, name, archs, Class::LDS, exec};
     r.dst_dwords = static_cast<uint8_t>(dst);
     r.src_dwords[0] = static_cast<uint8_t>(address), r.src_dwords[1] = static_cast<uint8_t>(data0), r.src_dwords[2] = static_cast<uint8_t>(data1);
+    if (exec == refuse_gws) r.flags = kRefused;
     return r;
 }
 // An atomic without and with return: `plain` and `returning` are the opcodes.

@@ -34,9 +34,14 @@ void swizzle_map(uint32_t offset, int from[kLanes]) {
 // 16-bit elements, 2 for 8-bit, 1 for 6- and 4-bit); lane i receives column i, row 0 in the lowest bits. Manual 11.4 wants EXEC all
 // ones; blocks that are wholly off are left alone here, partly active ones are refused.
 constexpr int kBlock = 16;
+int first_misaligned(const LdsOffsets& o, uint64_t exec, uint32_t misaligned) {
+    int l = __builtin_ctzll(exec);
+    while (!(exec >> l & 1) || !(o.at[l] & misaligned)) ++l;
+    return l;
+}
 bool begin_transpose(Wave& w, const Inst& i, uint32_t bytes, uint64_t& exec, LdsOffsets& o) {
     if (!lds_begin(w, i, exec)) return false;
-    for (int b = 0; b < kLanes; b += kBlock) {
+    for (int b = 0; exec != kAllLanes && b < kLanes; b += kBlock) {
         const uint64_t block = exec >> b & 0xffff;
         if (block && block != 0xffff) {
             w.fault(FaultKind::unsupported, "a transposing LDS read needs whole blocks of 16 active lanes (the ISA asks for EXEC all ones)");
@@ -44,13 +49,14 @@ bool begin_transpose(Wave& w, const Inst& i, uint32_t bytes, uint64_t& exec, Lds
         }
     }
     o = lds_offsets(w, i, static_cast<uint32_t>(i.offset));
-    const uint32_t alignment = bytes == 8 ? 8 : 4;
-    for (uint64_t rest = exec; rest; rest &= rest - 1) {
-        const int l = __builtin_ctzll(rest);
-        if (o.at[l] % alignment) {
-            w.fault(FaultKind::misaligned, "a transposing LDS read needs an aligned address", o.at[l], l, bytes);
-            return false;
-        }
+    const uint32_t misaligned = bytes == 8 ? 7 : 3, *active = w.active_lanes();
+    uint32_t low_bits = 0;
+#pragma omp simd reduction(| : low_bits)
+    for (int l = 0; l < kLanes; ++l) low_bits |= o.at[l] & active[l] & misaligned;
+    if (low_bits) {
+        const int l = first_misaligned(o, exec, misaligned);
+        w.fault(FaultKind::misaligned, "a transposing LDS read needs an aligned address", o.at[l], l, bytes);
+        return false;
     }
     lds_account(w, o, exec, bytes, false);
     return true;

@@ -243,6 +243,6 @@ uint64_t lds_direct_lanes(Wave& w, uint32_t base, uint32_t memory_bytes, uint64_
 void store_lds_direct(Wave& w, uint32_t base, const uint64_t* source, uint64_t lanes, uint32_t memory_bytes, bool sign_extend);
 
 // lds_banks.cpp: clocks beyond the conflict-free minimum of one LDS access.
-uint32_t lds_conflict_cycles(Arch arch, const uint32_t* address, uint64_t exec, uint32_t bytes, bool write);
+uint32_t lds_conflict_cycles(Wave& w, const uint32_t* address, uint64_t exec, uint32_t bytes, bool write);
 
 }  // namespace emu

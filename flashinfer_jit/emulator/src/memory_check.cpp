@@ -1,6 +1,5 @@
 // The interval check of every global and scalar access against the launch's live allocations.
 #include <algorithm>
-#include <cstdio>
 
 #include "memory.h"
 
@@ -28,32 +27,10 @@ void count_bytes(Wave& w, const Interval& i, uint64_t bytes, bool write) {
     (write ? c.buffer_bytes[i.id].written : c.buffer_bytes[i.id].read) += bytes;
 }
 
-// What is near a wild address: the sentence that tells an overrun from a stray pointer.
-void explain(const MemoryMap& memory, uint64_t address, uint32_t bytes, char* text, size_t capacity) {
-    if (const Interval* i = memory.find(address)) {
-        std::snprintf(text, capacity, "runs %llu bytes past the end of an allocation of %llu bytes", static_cast<unsigned long long>(address + bytes - i->end),
-                      static_cast<unsigned long long>(i->end - i->begin));
-        return;
-    }
-    const auto after = std::upper_bound(memory.intervals.begin(), memory.intervals.end(), address, [](uint64_t a, const Interval& i) { return a < i.begin; });
-    const uint64_t above = after == memory.intervals.end() ? ~0ull : after->begin - address;
-    const uint64_t below = after == memory.intervals.begin() ? ~0ull : address - (after - 1)->end;
-    constexpr uint64_t kNear = 1ull << 24;
-    if (below <= above && below < kNear)
-        std::snprintf(text, capacity, "%llu bytes past the end of an allocation of %llu bytes", static_cast<unsigned long long>(below),
-                      static_cast<unsigned long long>((after - 1)->end - (after - 1)->begin));
-    else if (above < kNear)
-        std::snprintf(text, capacity, "%llu bytes before an allocation of %llu bytes", static_cast<unsigned long long>(above),
-                      static_cast<unsigned long long>(after->end - after->begin));
-    else
-        std::snprintf(text, capacity, "near no allocation that this launch may touch");
-}
-
+// The report says what lies near the address.
 void refuse(Wave& w, const Interval* i, uint64_t address, int lane, uint32_t bytes, bool write) {
-    char text[160];
-    if (i && inside(*i, address, bytes)) std::snprintf(text, sizeof text, "the memory is read-only");
-    else explain(*w.launch->memory, address, bytes, text, sizeof text);
-    w.fault(FaultKind::illegal_address, text, address, lane, bytes, write);
+    const bool read_only = write && i && inside(*i, address, bytes);
+    w.fault(FaultKind::illegal_address, read_only ? "the memory is read-only" : nullptr, address, lane, bytes, write);
 }
 
 // All lanes of the mask inside [begin, end)? One sign bit a lane, or-ed: no branch in the loop.

@@ -171,7 +171,7 @@ constexpr OpInfo refused(uint16_t opcode, const char* name, uint8_t passes, uint
                          uint8_t archs) {
     OpInfo op{opcode, name, archs, Class::MFMA, exec_refused};
     op.dst = op.src[0] = op.src[1] = op.src[2] = Type::wide;
-    op.flags = kIgnoresExec | kNoClamp;
+    op.flags = kIgnoresExec | kNoClamp | kRefused;
     op.src_dwords[0] = a_dwords, op.src_dwords[1] = b_dwords, op.src_dwords[2] = op.dst_dwords = dst_dwords;
     op.passes = passes;
     return op;

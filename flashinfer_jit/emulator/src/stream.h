@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -65,11 +66,16 @@ struct Graph;
 
 // One capture sequence; streams join it through events.
 struct Capture {
+    std::unique_ptr<Graph> owned;   // handed to the caller at the end
     Graph* graph = nullptr;
-    void* origin = nullptr;
+    const void* origin = nullptr;
     uint64_t id = 0;
-    int mode = 0;
-    bool invalid = false;
+    int mode = 0, device = 0;
+    bool blocking = true;           // the origin waits for the legacy stream
+    bool invalid = false, ended = false;
+    std::thread::id thread;
+    Capture();
+    ~Capture();
 };
 
 struct Stream {
@@ -77,6 +83,7 @@ struct Stream {
     uint32_t flags = 0;
     int priority = 0;
     uint64_t id = 0;
+    bool is_legacy = false;
     std::shared_ptr<Capture> capture;
     std::vector<GraphNode*> tips;   // what the next captured node depends on
 };
@@ -98,8 +105,8 @@ bool is_capturing(const Stream& stream);
 void record(Stream& stream, std::shared_ptr<Operation> operation);
 // For calls that cannot be captured. Throws, and invalidates a capture that they would break.
 void forbid_while_capturing(const char* what);
-// The device that work on the stream runs on, after a check that it is healthy.
-int stream_device(void* handle);
+// Work on the legacy stream waits for all blocking streams, which must then not be capturing.
+void check_legacy_use(const Stream& stream);
 
 // Runs the operation, or records it where the stream is capturing.
 template <typename Op>
@@ -108,6 +115,7 @@ void submit(void* handle, Op&& operation) {
     if (is_capturing(stream)) {
         record(stream, std::make_shared<std::decay_t<Op>>(std::forward<Op>(operation)));
     } else {
+        check_legacy_use(stream);
         device_state(stream.device).check();
         operation.run();
     }

@@ -44,14 +44,20 @@ private:
     unsigned saved_;
 };
 
-void flush_denormals(uint32_t* v, Type type, bool f32_kept, bool f16_f64_kept) {
-    if (type == Type::f32 && !f32_kept) {
+// MODE keeps denormals of inputs (bit 0 of each pair) and of outputs (bit 1), for f32 and for f16/f64.
+struct DenormalMode {
+    bool f32, wide;
+    DenormalMode(const Wave& w, int bit) : f32(w.mode >> (4 + bit) & 1), wide(w.mode >> (6 + bit) & 1) {}
+};
+
+void flush_denormals(uint32_t* v, Type type, DenormalMode kept) {
+    if (type == Type::f32 && !kept.f32) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7f800000u)) v[l] &= 0x80000000u;
-    } else if (type == Type::f16 && !f16_f64_kept) {
+    } else if (type == Type::f16 && !kept.wide) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7c00u)) v[l] &= 0xffff8000u;
-    } else if (type == Type::f64 && !f16_f64_kept) {
+    } else if (type == Type::f64 && !kept.wide) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[kLanes + l] & 0x7ff00000u)) v[kLanes + l] &= 0x80000000u, v[l] = 0;
     }
@@ -206,6 +212,20 @@ uint32_t scale_f16(uint32_t h, int exponent) {
     return sign | static_cast<uint32_t>((e + 14) * 1024 + std::nearbyint(std::ldexp(m, 11)) - 1024);
 }
 
+// The output multiplier is ignored in IEEE mode and where output denormals are kept (manual, 6.2.2): that is, in what compilers set up.
+bool omod_applies(const Wave& w, Type type, DenormalMode output) {
+    constexpr uint32_t kIeee = 1u << 9;
+    return !(w.mode & kIeee) && !(type == Type::f32 ? output.f32 : output.wide);
+}
+
+void clear_negative_zeros(uint32_t* v, Type type) {
+    for (int l = 0; l < kLanes; ++l) {
+        if (type == Type::f32 && v[l] == 0x80000000u) v[l] = 0;
+        if (type == Type::f16 && (v[l] & 0xffffu) == 0x8000u) v[l] &= 0xffff0000u;
+        if (type == Type::f64 && v[kLanes + l] == 0x80000000u && !v[l]) v[kLanes + l] = 0;
+    }
+}
+
 void apply_omod(uint32_t* v, Type type, uint8_t omod) {
     static const int exponent[4] = {0, 1, 2, -1};
     const float factor = std::ldexp(1.0f, exponent[omod]);
@@ -275,7 +295,7 @@ void exec_valu(Wave& w, const Inst& i) {
     const uint64_t exec = w.exec();
     uint64_t writable = ~0ull;
     const bool special_mode = !default_mode(w);
-    const bool f32_kept = (w.mode >> 4 & 3) == 3, wide_kept = (w.mode >> 6 & 3) == 3;
+    const DenormalMode input(w, 0), output(w, 1);
     Lanes source[3], result, carry;
     const uint32_t* arguments[3] = {nullptr, nullptr, nullptr};
     for (int k = 0; k < 3; ++k) {
@@ -305,7 +325,7 @@ void exec_valu(Wave& w, const Inst& i) {
         }
         const bool absolute = i.abs >> k & 1, negate = i.neg >> k & 1;
         if (absolute || negate) apply_abs_neg(v, type, absolute, negate);
-        if (special_mode) flush_denormals(v, type, f32_kept, wide_kept);
+        if (special_mode) flush_denormals(v, type, input);
     }
     const LaneArgs args = {result.v, carry.v, arguments[0], arguments[1], arguments[2], &w, &i};
     if (special_mode && (w.mode & 0xF)) {
@@ -321,8 +341,12 @@ void exec_valu(Wave& w, const Inst& i) {
         if (op.flags & kWritesExec) w.set_pair(operand::exec_lo, mask);
         return;
     }
-    if (special_mode) flush_denormals(result.v, op.dst, f32_kept, wide_kept);
-    if (i.omod) apply_omod(result.v, op.dst, i.omod);
+    if (special_mode) flush_denormals(result.v, op.dst, output);
+    if (i.omod && omod_applies(w, op.dst, output)) {
+        apply_omod(result.v, op.dst, i.omod);
+        flush_denormals(result.v, op.dst, output);
+        clear_negative_zeros(result.v, op.dst);
+    }
     if (i.clamp && !(op.flags & kNoClamp)) apply_clamp(result.v, op.dst);
     uint32_t* destination = w.reg(i.dst);
     if (i.modifier == Modifier::sdwa) {

@@ -191,7 +191,7 @@ const OpInfo kRows[] = {
     {51, "v_frexp_exp_i32_f32", kBoth, V, exec_valu, lanes<frexp_exp_f32>, I32, {F32}},
     {52, "v_frexp_mant_f32", kBoth, V, exec_valu, lanes<frexp_mant_f32>, F32, {F32}},
     {53, "v_clrexcp", kBoth, V, nothing},
-    {55, "v_screen_partition_4se_b32", kBoth, V, screen_partition, nullptr, B32, {B32}},
+    {55, "v_screen_partition_4se_b32", kBoth, V, screen_partition, nullptr, B32, {B32}, kRefused},
     {56, "v_mov_b64", kBoth, V, exec_valu, lanes<mov_b64>, B64, {B64}},
     {57, "v_cvt_f16_u16", kBoth, V, exec_valu, halves_from<uint16_t>, F16, {U16}},
     {58, "v_cvt_f16_i16", kBoth, V, exec_valu, halves_from<int16_t>, F16, {I16}},

@@ -1,5 +1,6 @@
 // VOP2: two sources, and the accumulating forms whose third source is the destination.
 #include "arith.h"
+#include "dot.h"
 #include "math.h"
 #include "minmax.h"
 
@@ -52,7 +53,9 @@ void ldexp_f16(const LaneArgs& x) {
 // ---- accumulating dot products -------------------------------------------------------------------------------------
 float low_bfloat(uint32_t x) { return bit_cast<float>(x << 16); }
 float high_bfloat(uint32_t x) { return bit_cast<float>(x & 0xffff0000u); }
-float dot2c_f32_bf16(uint32_t a, uint32_t b, float c) { return c + low_bfloat(a) * low_bfloat(b) + high_bfloat(a) * high_bfloat(b); }
+float dot2c_f32_bf16(uint32_t a, uint32_t b, float c) {
+    return flushed(flushed(c) + flushed(low_bfloat(a)) * flushed(low_bfloat(b)) + flushed(high_bfloat(a)) * flushed(high_bfloat(b)));
+}
 
 template <int bits>
 int64_t exact_dot(uint32_t a, uint32_t b, int32_t c) {
@@ -73,8 +76,9 @@ void dot2c_f32_f16(const LaneArgs& x) {
     widen_halves(x.a, a[0]), widen_halves(high[0], a[1]), widen_halves(x.b, b[0]), widen_halves(high[1], b[1]);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
-        const float c = bit_cast<float>(x.c[l]);
-        x.d[l] = bit_cast<uint32_t>(c + a[0][l] * b[0][l] + a[1][l] * b[1][l]);
+        float product[2];
+        for (int half = 0; half < 2; ++half) product[half] = flushed(a[half][l], kSmallestNormalHalf) * flushed(b[half][l], kSmallestNormalHalf);
+        x.d[l] = bit_cast<uint32_t>(flushed(flushed(bit_cast<float>(x.c[l])) + product[0] + product[1]));
     }
 }
 
@@ -116,7 +120,7 @@ const OpInfo kRows[] = {
     {19, "v_and_b32", kBoth, V, exec_valu, lanes<and_b32>, B32, {B32, B32}},
     {20, "v_or_b32", kBoth, V, exec_valu, lanes<or_b32>, B32, {B32, B32}},
     {21, "v_xor_b32", kBoth, V, exec_valu, lanes<xor_b32>, B32, {B32, B32}},
-    {22, "v_dot2c_f32_bf16", kGfx950, V, exec_valu, lanes<dot2c_f32_bf16>, F32, {B32, B32, F32}, kAccumulates},
+    {22, "v_dot2c_f32_bf16", kGfx950, V, exec_valu, lanes<dot2c_f32_bf16>, F32, {Type::pkbf16, Type::pkbf16, F32}, kAccumulates},
     {23, "v_fmamk_f32", kBoth, V, exec_valu, lanes<fma_f32>, F32, {F32, F32, F32}},
     {24, "v_fmaak_f32", kBoth, V, exec_valu, lanes<fma_f32>, F32, {F32, F32, F32}},
     {25, "v_add_co_u32", kBoth, V, exec_valu, carry_lanes<Sum::add, false>, U32, {U32, U32}, kCarryOut},
@@ -149,13 +153,13 @@ const OpInfo kRows[] = {
     {52, "v_add_u32", kBoth, V, exec_valu, saturating_lanes<add_u32, exact_add>, U32, {U32, U32}},
     {53, "v_sub_u32", kBoth, V, exec_valu, saturating_lanes<sub_u32, exact_sub>, U32, {U32, U32}},
     {54, "v_subrev_u32", kBoth, V, exec_valu, saturating_lanes<subrev_u32, exact_subrev>, U32, {U32, U32}},
-    {55, "v_dot2c_f32_f16", kBoth, V, exec_valu, dot2c_f32_f16, F32, {B32, B32, F32}, kAccumulates},
+    {55, "v_dot2c_f32_f16", kBoth, V, exec_valu, dot2c_f32_f16, F32, {Type::pk16f, Type::pk16f, F32}, kAccumulates},
     {56, "v_dot2c_i32_i16", kBoth, V, exec_valu, saturating_lanes<dot<16>, exact_dot<16>>, I32, {B32, B32, I32}, kAccumulates},
     {57, "v_dot4c_i32_i8", kBoth, V, exec_valu, saturating_lanes<dot<8>, exact_dot<8>>, I32, {B32, B32, I32}, kAccumulates},
     {58, "v_dot8c_i32_i4", kBoth, V, exec_valu, saturating_lanes<dot<4>, exact_dot<4>>, I32, {B32, B32, I32}, kAccumulates},
     {59, "v_fmac_f32", kBoth, V, exec_valu, lanes<fma_f32>, F32, {F32, F32, F32}, kAccumulates},
     // Both halves arrive as they are: this encoding has no selectors.
-    {60, "v_pk_fmac_f16", kBoth, Class::VALU_PACKED, exec_valu, pk_fmac_f16, B32, {B32, B32, B32}, kAccumulates},
+    {60, "v_pk_fmac_f16", kBoth, Class::VALU_PACKED, exec_valu, pk_fmac_f16, Type::pk16f, {Type::pk16f, Type::pk16f, Type::pk16f}, kAccumulates},
     {61, "v_xnor_b32", kBoth, V, exec_valu, lanes<xnor_b32>, B32, {B32, B32}},
 };
 

@@ -175,31 +175,6 @@ uint16_t ashr_pk(int32_t a, int32_t b, uint32_t c) {
     return static_cast<uint16_t>(byte(a) | byte(b) << 8);
 }
 
-// Stochastic rounding: the dropped bits plus as many random ones, the sum cut off. The random bits are the highest of S1, as the manual
-// gives them for the 8-bit formats.
-uint16_t sr_bf16(uint32_t x, uint32_t random) {
-    const uint32_t rounded = x + (random >> 16);
-    const bool special = (x & 0x7f800000u) == 0x7f800000u;
-    const uint32_t kept = x >> 16 | ((x & 0x7fffffffu) > 0x7f800000u ? 0x40u : 0u);
-    return static_cast<uint16_t>(special ? kept : rounded >> 16);
-}
-uint16_t sr_f16(uint32_t x, uint32_t random) {
-    const uint32_t sign = x >> 16 & 0x8000u, magnitude = x & 0x7fffffffu;
-    if (magnitude >= 0x7f800000u) return static_cast<uint16_t>(sign | (magnitude > 0x7f800000u ? 0x7e00u | (magnitude >> 13 & 0x3ffu) : 0x7c00u));
-    const int32_t exponent = static_cast<int32_t>(magnitude >> 23) - 127 + 15;
-    if (exponent >= 31) return static_cast<uint16_t>(sign | 0x7c00u);
-    // Below the normal halves more bits drop; the random ones widen with them.
-    const uint32_t drop = exponent > 0 ? 13u : static_cast<uint32_t>(14 - exponent);
-    if (drop > 31) return static_cast<uint16_t>(sign);
-    const uint64_t significand = exponent > 0 ? (static_cast<uint64_t>(exponent) << 23 | (magnitude & 0x7fffffu)) : (magnitude & 0x7fffffu) | 0x800000u;
-    const uint64_t rounded = significand + (random >> (32 - drop));
-    return static_cast<uint16_t>(sign | static_cast<uint32_t>(rounded >> drop));
-}
-
-void sr_f16_lanes(const LaneArgs& x) {
-    for (int l = 0; l < kLanes; ++l) x.d[l] = sr_f16(x.a[l], x.b[l]);
-}
-
 constexpr Type B32 = Type::b32, U32 = Type::u32, I32 = Type::i32, F32 = Type::f32, B64 = Type::b64, U64 = Type::u64, I64 = Type::i64, F64 = Type::f64,
                F16 = Type::f16, U16 = Type::u16, I16 = Type::i16, B16 = Type::b16;
 constexpr Class V = Class::VALU, D = Class::VALU_F64, X = Class::CROSSLANE;
@@ -315,8 +290,6 @@ const OpInfo kRows[] = {
     {671, "v_sub_i16", kBoth, V, exec_valu, saturating_lanes<sub_i16, exact_sub>, I16, {I16, I16}, kHalf},
     {672, "v_pack_b32_f16", kBoth, V, exec_valu, lanes<pack_b32_f16>, B32, {F16, F16}},
     {673, "v_mul_legacy_f32", kBoth, V, exec_valu, lanes<mul_legacy>, F32, {F32, F32}},
-    {678, "v_cvt_sr_f16_f32", kGfx950, V, exec_valu, sr_f16_lanes, F16, {F32, U32}, kHalf},
-    {679, "v_cvt_sr_bf16_f32", kGfx950, V, exec_valu, lanes<sr_bf16>, Type::bf16, {F32, U32}, kHalf},
     {680, "v_minimum3_f32", kGfx950, V, exec_valu, select3_lanes<uint32_t, Singles::minimum3>, F32, {F32, F32, F32}},
     {681, "v_maximum3_f32", kGfx950, V, exec_valu, select3_lanes<uint32_t, Singles::maximum3>, F32, {F32, F32, F32}},
 };

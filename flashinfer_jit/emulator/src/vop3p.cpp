@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dot.h"
 #include "packed_half.h"
 
 namespace emu {
@@ -158,8 +159,9 @@ void dot2_f16(const LaneArgs& x) {
     split_halves(x.a, a.low, a.high), split_halves(x.b, b.low, b.high);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
-        const float sum = as_float(x.c[l]) + a.low[l] * b.low[l];
-        x.d[l] = as_bits(sum + a.high[l] * b.high[l]);
+        const float low = flushed(a.low[l], kSmallestNormalHalf) * flushed(b.low[l], kSmallestNormalHalf);
+        const float high = flushed(a.high[l], kSmallestNormalHalf) * flushed(b.high[l], kSmallestNormalHalf);
+        x.d[l] = as_bits(flushed(flushed(as_float(x.c[l])) + low + high));
     }
 }
 void dot2_bf16(const LaneArgs& x) {
@@ -167,8 +169,8 @@ void dot2_bf16(const LaneArgs& x) {
     split_bfloats(x.a, a.low, a.high), split_bfloats(x.b, b.low, b.high);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) {
-        const float first = a.low[l] * b.low[l], second = a.high[l] * b.high[l];
-        x.d[l] = as_bits((first + second) + as_float(x.c[l]));
+        const float first = flushed(a.low[l]) * flushed(b.low[l]), second = flushed(a.high[l]) * flushed(b.high[l]);
+        x.d[l] = as_bits(flushed((first + second) + flushed(as_float(x.c[l]))));
     }
 }
 

@@ -130,7 +130,7 @@ struct Launch {
     const MemoryMap* memory = nullptr;
     uint64_t budget = 0;           // instructions per wave; 0: default
     uint32_t scratch_bytes = 0;
-    bool count_conflicts = false;  // LDS bank conflicts cost about 200 ns an access to count
+    bool count_conflicts = true;   // LDS bank conflicts: some 20 ns an access, 200 where there are any
     std::atomic<bool> stop{false};
     std::mutex fault_mutex;
     Fault fault;
