@@ -170,7 +170,9 @@ def errors_of_rest(problem, inputs, first, arch):
     o, lse = launch(problem, inputs, arch)
     clean = dataclasses.replace(inputs, k=inputs.k.nan_to_num(0.0), v=inputs.v.nan_to_num(0.0))
     o_reference, lse_reference = reference(problem, clean)
-    return float((o.double() - o_reference).abs().max() / 2e-3), float((lse.double() - lse_reference).abs().max() / 1e-3)
+    return float((o.double() - o_reference).abs().max() / 2e-3), float(
+        (lse.double() - lse_reference).abs().max() / 1e-3
+    )
 
 
 def test_causal_tiles_read_only_what_they_see(arch):

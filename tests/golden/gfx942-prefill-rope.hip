@@ -628,8 +628,7 @@ __device__ __forceinline__ void load_q(const Params& params, QueryRow row, int p
     const Fragment partner = *reinterpret_cast<const Fragment*>(q + 8 * partner_chunk);
     Fragment first = is_second ? partner : q_frag[step];
     Fragment second = is_second ? q_frag[step] : partner;
-    const Rope rope{params.rope_frequency, params.rope_decay};
-    rotate(first, second, position, rope, min(chunk, partner_chunk));
+    rotate(first, second, position, {params.rope_frequency, params.rope_decay}, min(chunk, partner_chunk));
     q_frag[step] = is_second ? second : first;
   }
 }
