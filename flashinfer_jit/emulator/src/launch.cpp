@@ -22,6 +22,7 @@ constexpr uint64_t kDefaultBudget = 200u * 1000 * 1000;
 // Scratch of one lane: the largest that the descriptors of real kernels ask for is some kilobytes.
 constexpr uint32_t kLargestScratch = 1u << 18;
 constexpr uint32_t kDynamicStack = 16384;
+constexpr uint64_t kBarrierBytes = 4;
 
 std::atomic<uint64_t> configured_budget{0};
 std::atomic<uint64_t> dispatches{0};
@@ -185,6 +186,7 @@ private:
 
     void report_divergence(const Workgroup& group, uint32_t waiting, uint32_t ended) {
         const auto stuck = std::find_if(group.waves.begin(), group.waves.end(), [](const Wave* w) { return w->status == Status::at_barrier; });
+        (*stuck)->pc -= kBarrierBytes;   // the message names the barrier, not what comes after it
         (*stuck)->fault(FaultKind::barrier_divergence, format("%u of the workgroup's %zu waves wait at a barrier that the other %u never reached: they have ended", waiting, group.waves.size(), ended).c_str());
     }
 
