@@ -22,7 +22,7 @@ _ROWS_PER_BASE = 16  # a global offset reaches 4095 bytes
 
 @dataclass
 class Case:
-    """`text` runs with `registers` ("v16" or "a0": (count, 64) words from there) and leaves `results` (first, count)."""
+    """`text` runs with `registers` ("v16" or "a0": (count, 64) words from there) and leaves `results`: first, count."""
 
     text: str
     registers: dict[str, np.ndarray]

@@ -356,19 +356,30 @@ def test_integer_dot_products_wrap_and_saturate(arch, name, bits, is_signed):
         np.testing.assert_array_equal(result[0], (want & 0xFFFFFFFF).astype(np.uint32))
 
 
-def test_float_dot_products_add_in_the_published_order(arch):
+def flushed(x: np.ndarray, smallest: float) -> np.ndarray:
+    """Denormals as zeros of their sign."""
+    return np.where(np.abs(x) < smallest, np.copysign(x.dtype.type(0), x), x)
+
+
+def test_float_dot_products_add_in_the_published_order_and_flush_denormals(arch):
     rng = np.random.default_rng(10)
     f32 = np.float32
     addend = (rng.standard_normal(64) * 100).astype(f32)
+    addend[:4] = [2.0**-149, -(2.0**-127), 2.0**-126, -0.0]
     registers = np.stack([*pairs(rng, 2), addend.view(np.uint32)])
-    with np.errstate(invalid="ignore", over="ignore"):
-        (a0, a1), (b0, b1) = ([f16(registers[k] >> s & 0xFFFF).astype(f32) for s in (0, 16)] for k in range(2))
-        want = (addend + a0 * b0) + a1 * b1
-    assert_floats(run_one(arch, "v_dot2_f32_f16 v20, v0, v1, v2", {"v0": registers})[0], want, "v_dot2_f32_f16")
-    with np.errstate(invalid="ignore", over="ignore"):
-        negated = ((-addend) + -a0 * b0) + a1 * b1
-    text = "v_dot2_f32_f16 v20, v0, v1, v2 neg_lo:[1,0,1]"
-    assert_floats(run_one(arch, text, {"v0": registers})[0], negated, text)
+    registers[:2, :4] = 0x00010001
+    addend = flushed(addend, 2.0**-126)
+    with np.errstate(invalid="ignore"):
+        (a0, a1), (b0, b1) = (
+            [flushed(f16(registers[k] >> s & 0xFFFF).astype(f32), 2.0**-14) for s in (0, 16)] for k in range(2)
+        )
+    for text, first, third in (
+        ("v_dot2_f32_f16 v20, v0, v1, v2", a0, addend),
+        ("v_dot2_f32_f16 v20, v0, v1, v2 neg_lo:[1,0,1]", -a0, -addend),
+    ):
+        with np.errstate(invalid="ignore", over="ignore"):
+            want = (third + first * b0) + a1 * b1
+        assert_floats(run_one(arch, text, {"v0": registers})[0], flushed(want, 2.0**-126), text)
     if arch == "gfx950":
         words = rng.standard_normal((4, 64)).astype(f32).view(np.uint32) & np.uint32(0xFFFF0000)
         registers[:2] = words[:2] >> 16 | words[2:]
