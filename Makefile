@@ -13,12 +13,13 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full lint format bench clean
+.PHONY: help install demo test test-full fuzz lint format bench clean
 
 help:
 	@echo "make demo       compile kernels, run them on the emulated GPU, generate text with a language model"
 	@echo "make test       the tests, on both emulated GPUs"
 	@echo "make test-full  the tests with every configuration"
+	@echo "make fuzz       10,000 damaged code objects on the emulated GPU"
 	@echo "make lint       formatting, lint, types"
 	@echo "make bench      compile times, host cost and speed of the emulated GPU"
 
@@ -47,6 +48,10 @@ test-full: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
 	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python tests/emulated/fuzz.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

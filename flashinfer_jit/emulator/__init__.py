@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         load,
         loaded_path,
         recover,
+        timed_launches,
         use_arch,
     )
     from flashinfer_jit.emulator.report import Report
@@ -25,6 +26,7 @@ __all__ = [
     "loaded_path",
     "recover",
     "run",
+    "timed_launches",
     "use_arch",
 ]
 

@@ -145,10 +145,10 @@ def build(progress: Progress | None = None, compiler: HostCompiler | None = None
         return _build_in(temporary_cache(), key, compiler, progress, start)
 
 
-def check_cpu() -> None:
+def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Raise NoDeviceError if this CPU cannot run the emulator."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = cpuinfo.read_text()
     except OSError:
         return
     line = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)

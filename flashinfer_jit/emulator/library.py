@@ -83,6 +83,9 @@ def _declare(handle: ctypes.CDLL) -> None:
     handle.fij_emu_recover.restype = None
     handle.fij_emu_set_budget.argtypes = [u64]
     handle.fij_emu_set_budget.restype = None
+    handle.fij_emu_set_timing.argtypes = [u32, u64, u64]
+    handle.fij_emu_set_timing.restype = None
+    handle.fij_emu_timing_constants.restype = ctypes.c_char_p
     handle.fij_emu_set_threads.argtypes = [u32]
     handle.fij_emu_set_threads.restype = None
     handle.hipModuleUnload.argtypes = [pointer]
@@ -116,6 +119,27 @@ def use_arch(name: str) -> Iterator[Arch]:
         yield arch
     finally:
         _chosen.reset(token)
+
+
+@contextlib.contextmanager
+def timed_launches(units: int = 4, instruction_limit: int = 0, timeline: int = 0) -> Iterator[None]:
+    """Run the timing model on this thread's launches within the ``with`` block: ``last_report().timing`` is its estimate.
+
+    Parameters
+    ----------
+    units : int
+        Compute units to model at most, spread evenly over those in use; the workgroups of the others only run.
+    instruction_limit : int
+        Wave instructions of a unit after which the rest runs untimed; 0 is the default of 4,000,000.
+    timeline : int
+        Issues to keep, for plots.
+    """
+    handle = load()
+    handle.fij_emu_set_timing(units, instruction_limit, timeline)
+    try:
+        yield
+    finally:
+        handle.fij_emu_set_timing(0, 0, 0)
 
 
 def device_index(arch: str) -> int:

@@ -62,6 +62,10 @@ class Report:
         Memory that was touched.
     error : dict or None
         Code, name and text of the fault that stopped the launch.
+    timing : dict or None
+        The timing model's estimate, where one was asked for: ``cycles`` and ``mfma_efficiency`` of the slowest modelled
+        compute unit, ``loop_cycles`` and ``loop_mfma_efficiency`` of the steady state of its hottest loop, utilisation,
+        stall cycles by reason ... Modelled, never measured on hardware.
     """
 
     kernel: str
@@ -90,6 +94,7 @@ class Report:
     workgroups: int
     buffers: tuple[BufferTraffic, ...]
     error: dict[str, Any] | None
+    timing: dict[str, Any] | None = None
 
     @property
     def total_instructions(self) -> int:

@@ -5,11 +5,18 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from flashinfer_jit.emulator.library import check, current_arch, device_index, last_report, load
+from flashinfer_jit.emulator.library import (
+    check,
+    current_arch,
+    device_index,
+    last_report,
+    load,
+    timed_launches,
+)
 from flashinfer_jit.emulator.report import Report
 from flashinfer_jit.errors import UnsupportedConfigError
 
@@ -63,8 +70,10 @@ def run(
         ``gfx942`` or ``gfx950``; by default as ``use_arch`` says.
     dynamic_lds : int
         Bytes of LDS beside the kernel's own.
-    checks, timing
+    checks
         Not built yet.
+    timing : bool
+        Whether to run the timing model: ``Report.timing`` then holds its estimate.
 
     Returns
     -------
@@ -78,12 +87,10 @@ def run(
         arguments too short, grid, block or LDS out of range; a wild address, an unknown instruction, an endless loop, a
         barrier that not all waves reach.
     UnsupportedConfigError
-        For ``checks`` and ``timing``, for arguments that cannot be passed, and for an unknown ``arch``.
+        For ``checks``, for arguments that cannot be passed, and for an unknown ``arch``.
     """
     if checks:
         raise UnsupportedConfigError(f"checks={tuple(checks)!r}: the emulator's deeper checks are not built yet")
-    if timing:
-        raise UnsupportedConfigError("timing=True: the emulator's timing model is not built yet")
     name = current_arch().name if arch is None else arch
     grid_xyz, block_xyz = _three(grid, "grid"), _three(block, "block")
     lds_bytes = _integer(dynamic_lds, 4, "dynamic_lds", signed=False)
@@ -111,7 +118,8 @@ def run(
         )
         library.fij_emu_set_named_launch_ranges(ranges, len(memory))
         try:
-            code = library.hipModuleLaunchKernel(function, *grid_xyz, *block_xyz, lds_bytes, None, None, extra)
+            with timed_launches() if timing else nullcontext():
+                code = library.hipModuleLaunchKernel(function, *grid_xyz, *block_xyz, lds_bytes, None, None, extra)
         finally:
             library.fij_emu_set_launch_ranges(None, 0)
         check(code, "hipModuleLaunchKernel")

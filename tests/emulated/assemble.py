@@ -80,6 +80,9 @@ def assemble(
     if ".amdhsa_kernel" not in text:
         slots, kernarg = _layout(arguments)
         values = {"arch": arch, "name": name, "lds": lds, "scratch": scratch, "kernarg": kernarg, "vgprs": vgprs}
+        # Compilers keep denormals of all types; the assembler's own default flushes those of f32.
+        if ".amdhsa_float_denorm_mode_32" not in directives:
+            directives += "\n  .amdhsa_float_denorm_mode_32 3"
         values |= {"accum_offset": accum_offset, "enable_scratch": int(scratch > 0), "directives": directives}
         text = HEADER.format(**values) + text + FOOTER.format(**values)
         if metadata:

@@ -11,7 +11,8 @@ import numpy as np
 from emulated import isa_encoding as code
 from emulated.isa_cases import DESTINATION, DWORD, SCALAR_DESTINATION, SCALAR_RESULT, Case, Source
 from emulated.isa_operands import Operand, names, text_of
-from emulated.isa_reference import REFERENCES, TEXT_OF_ANOTHER
+from emulated.isa_reference import TEXT_OF_ANOTHER
+from emulated.isa_reference_integer import REFERENCES
 from emulated.isa_registers import LANES, Registers
 from emulated.pseudocode import Machine, Value, parse, run
 from emulated.pseudocode.values import fit, mask

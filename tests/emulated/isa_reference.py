@@ -41,7 +41,7 @@ def _width(name: str) -> int:
     return int(name.rsplit("_", 1)[1][1:])
 
 
-def _put(state: State, value: Value) -> None:
+def put(state: State, value: Value) -> None:
     """Writes a result of its own width into the low bits of D0."""
     old = state["D0"]
     low = np.uint64(mask(value.width)) if value.width < 64 else np.uint64(mask(64))
@@ -65,7 +65,7 @@ def _ldexp(state: State, name: str) -> None:
     steps = np.clip(state["S1"].viewed("I", 16 if width == 16 else 32).signed().astype(np.int64), -5000, 5000)
     x = _float(state["S0"], width).floats().astype(np.float64)
     with np.errstate(all="ignore"):
-        _put(state, from_float64(np.ldexp(x, steps), width))
+        put(state, from_float64(np.ldexp(x, steps), width))
 
 
 @reference(
@@ -79,7 +79,7 @@ def _frexp_mant(state: State, name: str) -> None:
     numbers = x.floats().astype(np.float64)
     with np.errstate(all="ignore"):
         parts = np.where(np.isfinite(numbers), np.frexp(numbers)[0], numbers)
-    _put(state, from_float64(parts, x.width))
+    put(state, from_float64(parts, x.width))
 
 
 @reference(
@@ -94,7 +94,7 @@ def _frexp_exp(state: State, name: str) -> None:
         np.int64
     )
     width = 16 if "i16" in name else 32
-    _put(state, Value("I", width, fit(exponents.view(np.uint64), width)))
+    put(state, Value("I", width, fit(exponents.view(np.uint64), width)))
 
 
 @reference(
@@ -106,7 +106,7 @@ def _frexp_exp(state: State, name: str) -> None:
 def _rndne(state: State, name: str) -> None:
     x = _float(state["S0"], _width(name))
     with np.errstate(all="ignore"):
-        _put(state, Value.of_float(np.rint(x.floats())))
+        put(state, Value.of_float(np.rint(x.floats())))
 
 
 @reference(
@@ -117,7 +117,7 @@ def _rndne(state: State, name: str) -> None:
 )
 def _ceil(state: State, name: str) -> None:
     with np.errstate(all="ignore"):
-        _put(state, Value.of_float(np.ceil(_float(state["S0"], _width(name)).floats())))
+        put(state, Value.of_float(np.ceil(_float(state["S0"], _width(name)).floats())))
 
 
 @reference(
@@ -138,7 +138,7 @@ def _turns(state: State, name: str) -> None:
         exact = quarter == (0 if "sin" in name else 1)  # sin(pi) and cos(pi / 2) are zero, not the rounding error of pi
         result = np.where(exact, 0.0, result)  # manual: sin(-MaxFloat) is +0
         result = np.where(turns == 0, turns if "sin" in name else 1.0, result)
-        _put(state, from_float64(result, width))
+        put(state, from_float64(result, width))
 
 
 def _flushed(value: Value) -> Value:
@@ -163,7 +163,7 @@ def _approximation(state: State, name: str) -> None:
     x = _flushed(_float(state["S0"], 32)).floats().astype(np.float64)
     with np.errstate(all="ignore"):
         result = from_float64(_APPROXIMATIONS[name[2:-4]](x), 32)
-    _put(state, _flushed(result))
+    put(state, _flushed(result))
 
 
 @reference(
@@ -175,7 +175,7 @@ def _approximation(state: State, name: str) -> None:
 def _fract(state: State, name: str) -> None:
     x = _float(state["S0"], _width(name)).floats()
     with np.errstate(all="ignore"):
-        _put(state, Value.of_float(np.minimum(x - np.floor(x), np.nextafter(x.dtype.type(1), x.dtype.type(0)))))
+        put(state, Value.of_float(np.minimum(x - np.floor(x), np.nextafter(x.dtype.type(1), x.dtype.type(0)))))
 
 
 @reference("v_readfirstlane_b32", "v_readlane_b32", reason="kept to one register: the text's D0 is scalar")
@@ -188,12 +188,12 @@ def _readlane(state: State, name: str) -> None:
         chosen = (
             np.broadcast_to(state["S1"].bits, state["EXEC"].bits.shape).reshape(-1, 64)[:, 0] & np.uint64(63)
         ).astype(np.int64)
-    _put(state, Value("B", 32, np.repeat(lanes[np.arange(len(lanes)), chosen], 64)))
+    put(state, Value("B", 32, np.repeat(lanes[np.arange(len(lanes)), chosen], 64)))
 
 
 @reference("v_cvt_off_f32_i4", reason="CVT_OFF_TABLE is not printed: (i4 value) / 16")
 def _cvt_off(state: State) -> None:
-    _put(state, Value.of_float((state["S0"].viewed("I", 4).signed() / 16).astype(np.float32)))
+    put(state, Value.of_float((state["S0"].viewed("I", 4).signed() / 16).astype(np.float32)))
 
 
 @reference(
@@ -205,7 +205,7 @@ def _cvt_off(state: State) -> None:
     reason="no text: a copy between register files",
 )
 def _copy(state: State) -> None:
-    _put(state, state["S0"].viewed("B", 32))
+    put(state, state["S0"].viewed("B", 32))
 
 
 @reference("v_pk_mov_b32", reason="S0.u32[63 : 32] of the text is beyond the view: op_sel picks the dword of each pair")
@@ -241,7 +241,7 @@ def _mix(state: State, name: str) -> None:
     result = fma(*_mix_sources(state))
     if name.endswith("f16"):
         result = from_float64(result.floats().astype(np.float64), 16)
-    _put(state, result)
+    put(state, result)
 
 
 def _div_scale(state: State, name: str) -> None:
@@ -270,7 +270,7 @@ def _div_scale(state: State, name: str) -> None:
     for condition, bits, scaled in reversed(choices):
         result = np.where(condition, bits, result)
         flag = np.where(condition, np.uint64(scaled), flag)
-    _put(state, Value("F", width, result))
+    put(state, Value("F", width, result))
     state["VCC"] = Value("B", 64, flag << np.arange(len(flag), dtype=np.uint64) % np.uint64(64))
 
 
@@ -281,8 +281,8 @@ def _scaled(x: Value, steps: int) -> np.ndarray:
 
 reference(
     "v_div_scale_f32", "v_div_scale_f64",
-    reason="the text tests the reciprocal of an f32 in float64 (never denormal), scales a denominator above 2^126 up to "
-    "infinity, and writes the whole of VCC where each lane has a bit; read as what makes division right "
+    reason="the text tests the reciprocal of an f32 in float64 (never denormal), scales a denominator above 2^126 up "
+    "to infinity, and writes the whole of VCC where each lane has a bit; read as what makes division right "
     "(test_division_sequence)",
 )(_div_scale)  # fmt: skip
 
@@ -302,13 +302,13 @@ def _div_fixup(state: State, name: str) -> None:
     infinite = is_nan(quotient) & overflows & ~operands_nan & finite & nonzero
     sign = (denominator.bits ^ numerator.bits) & np.uint64(1 << (width - 1))
     infinity = np.uint64(0x7F800000 if width == 32 else 0x7FF0000000000000)
-    _put(state, Value("F", width, np.where(infinite, sign | infinity, fit(state["D0"].bits, width))))
+    put(state, Value("F", width, np.where(infinite, sign | infinity, fit(state["D0"].bits, width))))
 
 
 @reference(
     "v_div_fmas_f32", "v_div_fmas_f64",
-    reason="the text's 2 ** 32 (2 ** 64) does not undo v_div_scale's 2 ** +-64 (128); the RDNA3 manual prints the rule "
-    "by the exponent of S2",
+    reason="the text's 2 ** 32 (2 ** 64) does not undo v_div_scale's 2 ** +-64 (128); the RDNA3 manual prints the "
+    "rule by the exponent of S2",
 )  # fmt: skip
 def _div_fmas(state: State, name: str) -> None:
     width = _width(name)
@@ -326,7 +326,7 @@ def _div_fmas(state: State, name: str) -> None:
         if exact:
             down[n] = _denormal(exact, width) | (down[n] & np.uint64(1 << (width - 1)))
     scaled = np.where(exponent(sources[2]) > bias, _scaled(result, steps), down)
-    _put(state, Value("F", width, np.where(flag, scaled, result.bits)))
+    put(state, Value("F", width, np.where(flag, scaled, result.bits)))
 
 
 def _denormal(number: Fraction, width: int) -> np.uint64:
@@ -361,7 +361,7 @@ def _trig_preop(state: State) -> None:
         shift = int(select) * 53 + max(0, int(biased) - 1077)
         bits = (table << shift) >> (1201 - 53) & ((1 << 53) - 1) if shift < 1201 else 0
         results.append(np.ldexp(float(bits), -53 - shift + (128 if biased >= 1968 else 0)))
-    _put(state, Value.of_float(np.array(results)))
+    put(state, Value.of_float(np.array(results)))
 
 
 def _flush_small(numbers: np.ndarray, smallest: float) -> np.ndarray:
@@ -387,7 +387,7 @@ def _float_dot(state: State, name: str) -> None:
         total = (
             (products[0] + products[1]) + addend if name == "v_dot2_f32_bf16" else (addend + products[0]) + products[1]
         )
-    _put(state, Value.of_float(_flush_small(total, 2.0**-126)))
+    put(state, Value.of_float(_flush_small(total, 2.0**-126)))
 
 
 @reference(
@@ -418,79 +418,10 @@ def _stochastic(state: State, name: str) -> None:
             else:
                 code = int(round_float64(np.array([float(rounded)]), exponent_bits, mantissa_bits)[0])
         results.append(code | int(np.signbit(number)) << 15)
-    _put(state, Value("F", 16, np.array(results, dtype=np.uint64)))
+    put(state, Value("F", 16, np.array(results, dtype=np.uint64)))
     # How many random bits reach a denormal result is nowhere said.
     state["FREE"] = Value.of_bool(np.abs(x.floats()) < (2.0**-14 if exponent_bits == 5 else 2.0**-126))
 
-
-# Integer instructions under clamp: the exact result, saturated. (elements, bits, signed, operation on exact integers)
-def _saturating(
-    function: Callable[..., object], kind: str, width: int, packed: bool = False
-) -> Callable[[State], None]:
-    low, high = (0, mask(width)) if kind == "U" else (-(1 << (width - 1)), mask(width - 1))
-
-    def apply(state: State) -> None:
-        result = 0
-        clamp = state["CLAMP"].bits != 0
-        for shift in range(0, 32, 16) if packed else (0,):
-            sources = [state[f"S{n}"] for n in range(3) if f"S{n}" in state]
-            exact = np.asarray(
-                function(*[Value("B", 32, source.bits >> np.uint64(shift)) for source in sources]), dtype=object
-            )
-            bits = np.where(clamp, np.clip(exact, low, high), exact & mask(width)).astype(object) & mask(width)
-            result = result | bits << shift
-        _put(
-            state, Value(kind, 32 if packed else width, fit(np.asarray(result, dtype=object), 32 if packed else width))
-        )
-
-    return apply
-
-
-def _integers(value: Value, kind: str, width: int) -> np.ndarray:
-    return value.viewed(kind, width).integers()
-
-
-_CLAMP_REASON = "the text shows no clamp: integer results saturate (manual 6.5)"
-for _name, _kind, _bits, _sign in (
-    ("v_add_u32", "U", 32, 1), ("v_sub_u32", "U", 32, -1), ("v_add_u16", "U", 16, 1), ("v_sub_u16", "U", 16, -1),
-    ("v_add_i32", "I", 32, 1), ("v_sub_i32", "I", 32, -1), ("v_add_i16", "I", 16, 1), ("v_sub_i16", "I", 16, -1),
-):  # fmt: skip
-    _op = lambda a, b, kind=_kind, bits=_bits, sign=_sign: _integers(a, kind, bits) + sign * _integers(b, kind, bits)  # noqa: E731
-    REFERENCES[_name] = Reference(_saturating(_op, _kind, _bits), _CLAMP_REASON)
-    if _kind == "U" and _sign < 0:
-        _rev = lambda a, b, op=_op: op(b, a)  # noqa: E731
-        REFERENCES[_name.replace("sub", "subrev")] = Reference(_saturating(_rev, _kind, _bits), _CLAMP_REASON)
-    if _bits == 16:
-        REFERENCES[_name.replace("v_", "v_pk_")] = Reference(_saturating(_op, _kind, _bits, packed=True), _CLAMP_REASON)
-for _name, _kind, _from, _bits in (
-    ("v_mad_u16", "U", 16, 16), ("v_mad_i16", "I", 16, 16),
-    ("v_mad_u32_u24", "U", 24, 32), ("v_mad_i32_i24", "I", 24, 32),
-    ("v_mad_u32_u16", "U", 16, 32), ("v_mad_i32_i16", "I", 16, 32),
-):  # fmt: skip
-    _op = lambda a, b, c, kind=_kind, narrow=_from, bits=_bits: (  # noqa: E731
-        _integers(a, kind, narrow) * _integers(b, kind, narrow) + _integers(c, kind, bits)
-    )
-    REFERENCES[_name] = Reference(_saturating(_op, _kind, _bits), _CLAMP_REASON)
-    if _bits == 16:
-        REFERENCES[_name.replace("v_", "v_pk_")] = Reference(_saturating(_op, _kind, _bits, packed=True), _CLAMP_REASON)
-
-
-def _dot(kind: str, width: int) -> Callable[..., np.ndarray]:
-    def exact(a: Value, b: Value, c: Value) -> np.ndarray:
-        total = _integers(c, kind, 32)
-        for shift in range(0, 32, width):
-            x, y = (Value(kind, width, fit(value.bits >> np.uint64(shift), width)).integers() for value in (a, b))
-            total = total + x * y
-        return total
-
-    return exact
-
-
-for _name, _kind, _bits in (
-    ("v_dot2_i32_i16", "I", 16), ("v_dot2_u32_u16", "U", 16), ("v_dot4_i32_i8", "I", 8),
-    ("v_dot4_u32_u8", "U", 8), ("v_dot8_i32_i4", "I", 4), ("v_dot8_u32_u4", "U", 4),
-):  # fmt: skip
-    REFERENCES[_name] = Reference(_saturating(_dot(_kind, _bits), _kind, 32), _CLAMP_REASON)
 
 # Approximations of the hardware: allowed distance in units of the last place.
 ULPS = {

@@ -3,7 +3,7 @@
 import numpy as np
 
 LANES = 64
-VECTORS, SCALARS = 160, 128
+VECTORS, SCALARS = 168, 128
 
 # Register ranges by the type of value they hold: (first, count).
 VECTOR_POOLS = {
@@ -14,6 +14,8 @@ VECTOR_POOLS = {
     "BF16": (136, 8),
     "SHIFT": (144, 8),
 }
+# Registers in which the lanes hold every pair of special values: the first operands and the second ones, twice.
+PAIRS = {16: (152, 2), 32: (156, 2), 64: (160, 4)}
 SCALAR_POOLS = {"F32": (16, 16), "INT": (32, 16), "F64": (48, 16), "MASK": (64, 16), "F16": (80, 8)}
 FIRST_SCALAR, LAST_SCALAR = 16, 88
 
@@ -121,6 +123,23 @@ _MAKERS = {
 }
 
 
+# Zeros, denormals, one, the largest number, infinity and NaNs: their pairs are what float opcodes get wrong.
+_PAIRED = {
+    16: (0, 1, 0x400, 0x3C00, 0x7BFF, 0x7C00, 0x7E01),
+    32: (0, 1, 0x800000, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0x7FC00123, 0x7F800001),
+    64: (0, 1, 1 << 52, 0x3FF << 52, (0x7FF << 52) - 1, 0x7FF << 52, 0x7FF8000000000012, (0x7FF << 52) + 1),
+}
+
+
+def special_pairs(width: int, waves: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and second operands ``[waves, 64]``: pairs of special values of either sign, a block of them per wave."""
+    values = [number | sign << (width - 1) for number in _PAIRED[width] for sign in (0, 1)]
+    lanes = np.arange(LANES * waves) + block * LANES * waves
+    first = np.array([values[lane // len(values) % len(values)] for lane in lanes], dtype=np.uint64)
+    second = np.array([values[lane % len(values)] for lane in lanes], dtype=np.uint64)
+    return first.reshape(waves, LANES), second.reshape(waves, LANES)
+
+
 class Registers:
     """Vector registers `v` of shape ``[waves, 160, 64]`` and scalar registers `s` of shape ``[waves, 128]``, uint32."""
 
@@ -136,6 +155,13 @@ class Registers:
                 self.v[:, first + 1 : first + count : 2] = pairs >> np.uint64(32)
             else:
                 self.v[:, first : first + count] = _MAKERS[name](rng, (waves, count, LANES))
+        for width, (first, count) in PAIRS.items():
+            for block in range(2):
+                for operand, values in enumerate(special_pairs(width, waves, block)):
+                    number = first + block * count + operand * count // 2
+                    self.v[:, number] = values & np.uint64(0xFFFFFFFF)
+                    if width == 64:
+                        self.v[:, number + 1] = values >> np.uint64(32)
         for name, (first, count) in SCALAR_POOLS.items():
             if name in ("F64", "MASK"):
                 make = float64_values if name == "F64" else mask_values

@@ -1,7 +1,8 @@
-"""Runs memory instructions on the emulator, each on a known state, and compares the state afterwards with a reference's.
+"""Runs memory instructions on the emulator, each on a known state, and compares what they leave with a reference.
 
-A case is a few lines of assembly with a state to start from (vector registers 16 to 31, scalar registers 32 to 63, LDS, a block of global
-memory, EXEC, M0) and a Python function that does to the state what the instruction should. One kernel runs many cases in a row.
+A case is a few lines of assembly with a state to start from (vector registers 16 to 31, scalar registers 32 to 63, LDS,
+a block of global memory, EXEC, M0) and a Python function that does to the state what the instruction should. One kernel
+runs many cases in a row.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def _advance(pair: int, by: int) -> list[str]:
 
 
 def _subroutines() -> list[str]:
-    """`before` puts a state in place, EXEC last; `after` stores what the case left. Both are entered by s_call_b64 s[20:21]."""
+    """`before` puts a state in place, EXEC last; `after` stores what the case left. s_call_b64 s[20:21] enters both."""
     text = ["before:", "s_mov_b64 exec, -1"]
     text += [f"global_load_dwordx4 {registers(FIRST + 4 * k, 4)}, v0, s[4:5] offset:{1024 * k}" for k in range(_QUADS)]
     text += _advance(4, 4096)
@@ -165,22 +166,21 @@ def _input_block(state: State) -> np.ndarray:
 def _check(case: Case, expected: State, before: State, out: np.ndarray, memory: np.ndarray) -> None:
     got = out[:1024].reshape(_QUADS, LANES, 4).transpose(0, 2, 1).reshape(LAST - FIRST, LANES)
     wrong = np.argwhere(got != expected.v[FIRST:LAST])
+    where = f"{case.name} (exec {before.exec:#x})"
     if len(wrong):
         register, lane = wrong[0]
-        raise AssertionError(
-            f"{case.name} (exec {before.exec:#x}): v{register + FIRST}[{lane}] is {got[register, lane]:#010x}, "
-            f"expected {expected.v[register + FIRST, lane]:#010x}, before {before.v[register + FIRST, lane]:#010x}; {len(wrong)} differ"
-        )
-    for what, actual, wanted in (
-        ("LDS", out[1024 : 1024 + LDS_BYTES // 4].view(np.uint8), expected.lds),
-        ("memory", memory, expected.memory),
-    ):
+        words = (got[register, lane], *(s.v[register + FIRST, lane] for s in (expected, before)))
+        values = [f"{word:#010x}" for word in words]
+        what = f"v{register + FIRST}[{lane}] is {values[0]}, expected {values[1]}, before {values[2]}"
+        raise AssertionError(f"{where}: {what}; {len(wrong)} differ")
+    lds = out[1024 : 1024 + LDS_BYTES // 4].view(np.uint8)
+    blocks = (("LDS", lds, expected.lds), ("memory", memory, expected.memory))
+    for what, actual, wanted in blocks:
         places = np.flatnonzero(actual != wanted)
         if len(places):
             at = places[0]
-            raise AssertionError(
-                f"{case.name} (exec {before.exec:#x}): {what} byte {at} is {actual[at]:#x}, expected {wanted[at]:#x}; {len(places)} differ"
-            )
+            text = f"{what} byte {at} is {actual[at]:#x}, expected {wanted[at]:#x}"
+            raise AssertionError(f"{where}: {text}; {len(places)} differ")
     if case.scalar:
         actual = out[3072:].reshape(8, LANES, 4)[:, 0, :].ravel()
         places = np.flatnonzero(actual != expected.s[FIRST_SCALAR:LAST_SCALAR])

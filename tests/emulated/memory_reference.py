@@ -1,4 +1,4 @@
-"""What memory instructions do, in plain Python: values as integers, one lane after the other. Written from the CDNA4 ISA manual."""
+"""What memory instructions do, in plain Python: values as integers, lane by lane. From the CDNA4 ISA manual."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ def load_bytes(block: np.ndarray, offset: int, count: int) -> int:
     value = 0
     for n in range(count):
         dword_end = offset + n - n % 4 + min(4, count)
-        if 0 <= offset + n and dword_end <= len(block):
+        if offset + n >= 0 and dword_end <= len(block):
             value |= int(block[offset + n]) << (8 * n)
     return value
 
@@ -23,13 +23,13 @@ def store_bytes(block: np.ndarray, offset: int, count: int, value: int) -> None:
     """The same rule for stores: dwords beyond the block are dropped."""
     for n in range(count):
         dword_end = offset + n - n % 4 + min(4, count)
-        if 0 <= offset + n and dword_end <= len(block):
+        if offset + n >= 0 and dword_end <= len(block):
             block[offset + n] = value >> (8 * n) & 0xFF
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a load or store moves one lane's value: bytes in memory, sign extension, and the register half of 16-bit forms."""
+    """How a load or store moves one lane's value: bytes in memory, sign extension, register half of 16-bit forms."""
 
     bytes: int
     signed: bool = False
@@ -71,10 +71,23 @@ def float_bits(value: np.floating) -> int:
     return int(np.array([value]).view(np.uint32 if isinstance(value, np.float32) else np.uint64)[0])
 
 
-def packed_add(memory: int, data: int, dtype: torch.dtype) -> int:
-    both = torch.tensor([memory, data], dtype=torch.int64).to(torch.int32).view(torch.int16).view(dtype).reshape(2, 2)
+HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def packed_add(memory: int, data: int, kind: str) -> int:
+    """Two sums of f16 or bf16 numbers."""
+    words = torch.tensor([memory, data], dtype=torch.int64).to(torch.int32)
+    both = words.view(torch.int16).view(HALVES[kind]).reshape(2, 2)
     total = (both[0] + both[1]).view(torch.int16)
     return (int(total[0]) & 0xFFFF) | (int(total[1]) & 0xFFFF) << 16
+
+
+def random_halves(count: int, kind: str, seed: int) -> np.ndarray:
+    """Normal and denormal numbers, as bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.tensor([1.0, 100.0, 2.0**-14, 2.0**-20])
+    values = torch.randn(count, generator=generator) * scale[torch.randint(0, 4, (count,), generator=generator)]
+    return values.to(HALVES[kind]).view(torch.uint8).numpy()
 
 
 Operation = Callable[[int, int, int], int]

@@ -12,7 +12,8 @@ import pytest
 
 from emulated import isa_coverage
 from emulated.compare import mismatches, scalar_mismatch
-from emulated.isa_cases import Case, Generator
+from emulated.isa_cases import Case
+from emulated.isa_generator import Generator
 from emulated.isa_machine import run
 from emulated.isa_model import Outcome, expected, expected_scalar
 from emulated.isa_optable import rows

@@ -182,7 +182,7 @@ def test_transposing_a_square_tile_twice_changes_nothing(name: str, bits: int, d
 
 
 def test_the_16_bit_transpose_feeds_an_mfma_operand() -> None:
-    """A row-major 4 x 16 tile in LDS, 8 bytes a lane: lane i of the block gets rows 0 to 3 of column i, as the A operand wants them."""
+    """A row-major 4 x 16 tile in LDS, 8 bytes a lane: lane i gets rows 0 to 3 of column i, as the A operand wants."""
 
     def prepare(state: State) -> None:
         state.lds[:512] = np.arange(256, dtype=np.uint16).view(np.uint8)

@@ -1,10 +1,9 @@
-"""DS instructions against references: reads, writes, two-address forms, atomics, counters. Crosslane forms: test_memory_lanes.py."""
+"""DS instructions against references: reads, writes, two-address forms, atomics, counters."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from tests.emulated.memory_machine import (
     ADDRESS,
@@ -29,9 +28,9 @@ from tests.emulated.memory_reference import (
     load_bytes,
     packed_add,
     put,
+    random_halves,
     store_bytes,
 )
-
 
 READS = {
     "ds_read_u8": Format(1),
@@ -148,7 +147,8 @@ def two_address_case(name: str, size: int, unit: int, write: bool) -> Case:
                     put(state, RESULT + k * dwords, lane, dwords, load_bytes(state.lds, address + offset, size))
 
     if write:
-        text = f"{name} v{ADDRESS}, {registers(DATA, dwords)}, {registers(SECOND, dwords)} offset0:{first} offset1:{second}"
+        data = f"{registers(DATA, dwords)}, {registers(SECOND, dwords)}"
+        text = f"{name} v{ADDRESS}, {data} offset0:{first} offset1:{second}"
     else:
         text = f"{name} {registers(RESULT, 2 * dwords)}, v{ADDRESS} offset0:{first} offset1:{second}"
     return Case(text, [text], expect, prepare)
@@ -180,7 +180,8 @@ def exchange_case(name: str, size: int, unit: int) -> Case:
         state.v[ADDRESS] = np.random.default_rng(5).permutation(LANES) * (8 * size if unit == 1 else size)
         state.v[ADDRESS, 9] = LDS_BYTES - 3 * size if unit == 1 else LDS_BYTES + 64
 
-    text = f"{name} {registers(RESULT, 2 * dwords)}, v{ADDRESS}, {registers(DATA, dwords)}, {registers(SECOND, dwords)} offset0:2 offset1:5"
+    data = f"{registers(DATA, dwords)}, {registers(SECOND, dwords)}"
+    text = f"{name} {registers(RESULT, 2 * dwords)}, v{ADDRESS}, {data} offset0:2 offset1:5"
     return Case(text, [text], expect, prepare)
 
 
@@ -283,27 +284,17 @@ def test_float_atomics(arch: str) -> None:
     run_cases(cases, arch)
 
 
-def halves(state: State, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(int(state.v[31, 3]))
-    scale = torch.tensor([1.0, 100.0, 2.0**-14, 2.0**-20])
-    values = (
-        torch.randn(LDS_BYTES // 2, generator=generator)
-        * scale[torch.randint(0, 4, (LDS_BYTES // 2,), generator=generator)]
-    )
-    state.lds[:] = values.to(dtype).view(torch.uint8).numpy()
-    state.v[DATA] = torch.randn(LANES * 2, generator=generator).to(dtype).view(torch.uint8).numpy().view(np.uint32)
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_packed_float_atomics(arch: str, kind: str) -> None:
+    def prepare(state: State) -> None:
+        state.lds[:] = random_halves(LDS_BYTES // 2, kind, int(state.v[31, 3]))
+        state.v[DATA] = random_halves(2 * LANES, kind, int(state.v[31, 4])).view(np.uint32)
 
-
-@pytest.mark.parametrize(("suffix", "dtype"), [("f16", torch.float16), ("bf16", torch.bfloat16)])
-def test_packed_float_atomics(arch: str, suffix: str, dtype: torch.dtype) -> None:
     def operation(memory: int, data: int, _: int) -> int:
-        return packed_add(memory, data, dtype)
+        return packed_add(memory, data, kind)
 
-    names = ((f"ds_pk_add_{suffix}", False), (f"ds_pk_add_rtn_{suffix}", True))
-    run_cases(
-        [atomic_case(n, 32, operation, returns=r, operands=1, prepare=lambda s: halves(s, dtype)) for n, r in names],
-        arch,
-    )
+    names = ((f"ds_pk_add_{kind}", False), (f"ds_pk_add_rtn_{kind}", True))
+    run_cases([atomic_case(n, 32, operation, returns=r, operands=1, prepare=prepare) for n, r in names], arch)
 
 
 QUIET, SIGNALING, INFINITY = 0x7FC12345, 0x7F812345, 0x7F800000

@@ -21,11 +21,11 @@ inline void mad_f16(const LaneArgs& x) {
     widen_halves(x.a, a), widen_halves(x.b, b);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) a[l] *= b[l];
-    narrow_to_halves(a, product);
+    narrow_results(*x.wave, a, product);
     widen_halves(product, a), widen_halves(x.c, b);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) a[l] += b[l];
-    narrow_to_halves(a, x.d);
+    narrow_results(*x.wave, a, x.d);
 }
 
 inline uint32_t add_u32(uint32_t a, uint32_t b) { return a + b; }

@@ -16,15 +16,15 @@ uint32_t exponent_field(uint32_t scale) { return scale >> 23 & 0xffu; }
 template <class F, Rounding rounding>
 uint32_t narrow_scaled(uint32_t x, uint32_t scale, uint32_t random, bool saturate) {
     const uint32_t field = exponent_field(scale);
-    return encode_small<F, rounding>(field == 0xffu ? 0x7fc00000u : x, static_cast<int32_t>(field) - 127, random, saturate);
+    return encode_small<F, rounding>(select(field == 0xffu, 0x7fc00000u, x), static_cast<int32_t>(field) - 127, random, saturate);
 }
 // 2^(field - 127) as f32; 2^-127 is a denormal number.
 uint32_t scale_factor(uint32_t scale) {
     const uint32_t field = exponent_field(scale);
-    return field == 0xffu ? 0x7fc00000u : field == 0 ? 0x00400000u : field << 23;
+    return select(field == 0xffu, 0x7fc00000u, select(field == 0, 0x00400000u, field << 23));
 }
 // The generator behind v_prng_b32, advanced once per element.
-uint32_t next_random(uint32_t x) { return x << 1 ^ (x >> 31 ? 197u : 0u); }
+uint32_t next_random(uint32_t x) { return x << 1 ^ select(x >> 31, 197, 0); }
 
 enum class Wide { f32, f16, bf16 };
 
@@ -201,13 +201,15 @@ void exec_narrow32(Wave& w, const Inst& i) {
         } else {
             split<wide>(first + n / 2 * kLanes, value.x, other.x);
         }
+        alignas(64) uint32_t code[kLanes];
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) code[l] = narrow_scaled<F, rounding>(value.bits(l), scale[l], stochastic ? random[l] : 0, saturate);
+        if (stochastic)
+            for (uint32_t& x : random) x = next_random(x);
         const int dword = n * 6 / 32, shift = n * 6 % 32;
-        for (int l = 0; l < kLanes; ++l) {
-            const uint32_t code = narrow_scaled<F, rounding>(value.bits(l), scale[l], random[l], saturate);
-            packed[dword * kLanes + l] |= code << shift;
-            if (shift > 32 - 6) packed[(dword + 1) * kLanes + l] |= code >> (32 - shift);
-            random[l] = next_random(random[l]);
-        }
+        for (int l = 0; l < kLanes; ++l) packed[dword * kLanes + l] |= code[l] << shift;
+        if (shift > 32 - 6)
+            for (int l = 0; l < kLanes; ++l) packed[(dword + 1) * kLanes + l] |= code[l] >> (32 - shift);
     }
     store_active(w, packed, kSixBitDwords, d);
 }
@@ -223,13 +225,10 @@ void exec_widen32(Wave& w, const Inst& i) {
     if (w.status == Status::faulted) return;
     Row value[2];
     for (int n = 0; n < kValues; ++n) {
-        const int dword = n * 6 / 32, shift = n * 6 % 32;
         Row& row = value[n % 2];
-        for (int l = 0; l < kLanes; ++l) {
-            uint32_t code = codes[dword * kLanes + l] >> shift;
-            if (shift > 32 - 6) code |= codes[(dword + 1) * kLanes + l] << (32 - shift);
-            row.x[l] = as_float(decode_small<F>(code)) * as_float(scale_factor(scale[l]));
-        }
+        decode_lanes<F>(codes, 6 * n, row.x);
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) row.x[l] *= as_float(scale_factor(scale[l]));
         if (wide == Wide::f32) flush_f32(w, 0x20, row.x), std::memcpy(out + n * kLanes, row.x, sizeof row.x);
         else if (n % 2) join<wide>(value[0].x, value[1].x, out + n / 2 * kLanes);
     }

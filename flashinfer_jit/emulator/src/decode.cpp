@@ -14,7 +14,7 @@ constexpr int32_t sign_extend(uint32_t x, int width) { return static_cast<int32_
 const OpTable* const kTables[] = {&kSop2Table, &kSopkTable, &kSop1Table, &kSopcTable, &kSoppTable, &kSmemTable, &kVop1Table,
                                   &kVop2Table, &kVopcTable, &kVop3Table, &kVop3pTable, &kMfmaTable, &kDsTable, &kFlatTable,
                                   &kGlobalTable, &kScratchTable, &kMubufTable, &kMtbufTable, &kVop1Fp8Table, &kVop3Fp8Table,
-                                  &kMfmaScaledTable};
+                                  &kMfmaScaledTable, &kMfmaOtherTable};
 
 // Opcode to row, per arch and encoding.
 struct Index {
@@ -27,7 +27,7 @@ struct Index {
                 const OpInfo& op = table->rows[r];
                 for (int arch = 0; arch < 2; ++arch)
                     if (op.archs >> arch & 1) row[arch][static_cast<int>(table->enc)][op.opcode] = &op;
-                if (table == &kMfmaTable || table == &kMfmaScaledTable) matrix[op.opcode] = true;
+                if (table == &kMfmaTable || table == &kMfmaScaledTable || table == &kMfmaOtherTable) matrix[op.opcode] = true;
             }
     }
 };

@@ -54,6 +54,7 @@ struct ThreadState {
     std::string last_text;            // the sentence behind last_error
     std::vector<CallConfiguration> configurations;
     std::vector<OwnedRange> ranges;   // for this thread's next launch
+    std::shared_ptr<const TimingRequest> timing;   // its launches are timed, where set
     int capture_mode = 0;
 };
 ThreadState& this_thread();

@@ -76,6 +76,7 @@ KernelOperation kernel_operation(void* handle, const Function& function, Dim3 gr
     op.request = make_request(function, grid, block, dynamic_lds, cooperative);
     op.request.kernarg = arguments_of(*function.kernel, arguments, extra);
     op.request.ranges = this_thread().ranges;
+    op.request.timing = this_thread().timing;
     op.function = handle;
     return op;
 }
@@ -159,6 +160,16 @@ EMU_EXPORT void fij_emu_set_launch_ranges(const Range* ranges, uint32_t count) {
 EMU_EXPORT void fij_emu_set_named_launch_ranges(const NamedRange* ranges, uint32_t count) {
     this_thread().ranges.clear();
     for (uint32_t n = 0; ranges && n < count; ++n) add_range(ranges[n].begin, ranges[n].bytes, ranges[n].writable != 0, ranges[n].name ? ranges[n].name : "tensor " + std::to_string(n));
+}
+// Times this thread's launches on up to `units` compute units from now on; 0 ends that.
+EMU_EXPORT void fij_emu_set_timing(uint32_t units, uint64_t instruction_limit, uint64_t timeline_limit) {
+    this_thread().timing.reset();
+    if (!units) return;
+    auto request = std::make_shared<TimingRequest>();
+    request->most_units = units;
+    if (instruction_limit) request->options.instruction_limit = instruction_limit;
+    request->options.timeline_limit = static_cast<size_t>(timeline_limit);
+    this_thread().timing = std::move(request);
 }
 EMU_EXPORT const char* fij_emu_last_report() {
     static thread_local std::string text;

@@ -103,7 +103,7 @@ struct OpTable {
 // Each handler file defines the tables it implements; decode.cpp gathers them. An opcode may have one row per arch.
 extern const OpTable kSop2Table, kSopkTable, kSop1Table, kSopcTable, kSoppTable, kSmemTable;
 extern const OpTable kVop1Table, kVop2Table, kVopcTable, kVop3Table, kVop3pTable;
-extern const OpTable kMfmaTable, kMfmaScaledTable;   // VOP3P opcodes in the MAI encoding (cbsz, abid, blgp, acc bits)
+extern const OpTable kMfmaTable, kMfmaScaledTable, kMfmaOtherTable;   // VOP3P opcodes in the MAI encoding (cbsz, abid, blgp, acc bits)
 extern const OpTable kVop1Fp8Table, kVop3Fp8Table;   // 8-, 6- and 4-bit float conversions (cvt_fp8.cpp)
 extern const OpTable kDsTable, kFlatTable, kGlobalTable, kScratchTable, kMubufTable, kMtbufTable;
 

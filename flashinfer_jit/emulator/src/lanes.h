@@ -19,10 +19,18 @@ inline To bit_cast(From from) {
     return to;
 }
 
-// A half as its bits, for functions that work on the format itself.
-struct HalfBits {
-    uint16_t bits;
-};
+constexpr uint32_t kModeIeee = 1u << 9, kModeFp16Ovfl = 1u << 23;
+
+// Results to halves. Under MODE.FP16_OVFL an overflow becomes the largest half; true infinities stay.
+template <int rounding = _MM_FROUND_CUR_DIRECTION>
+inline void narrow_results(const Wave& w, const float* in, uint32_t* out) {
+    narrow_to_halves<rounding>(in, out);
+    if (!(w.mode & kModeFp16Ovfl)) return;
+    for (int l = 0; l < kLanes; ++l) {
+        const bool was_finite = (bit_cast<uint32_t>(in[l]) & 0x7fffffffu) < 0x7f800000u;
+        if (was_finite && (out[l] & 0x7fffu) == 0x7c00u) --out[l];
+    }
+}
 
 namespace detail {
 
@@ -30,7 +38,6 @@ namespace detail {
 template <class T>
 inline T load_lane(const uint32_t* p, int l) {
     if constexpr (sizeof(T) == 8) return bit_cast<T>(static_cast<uint64_t>(p[l]) | static_cast<uint64_t>(p[kLanes + l]) << 32);
-    else if constexpr (std::is_same_v<T, HalfBits>) return HalfBits{static_cast<uint16_t>(p[l])};
     else if constexpr (std::is_same_v<T, float>) return bit_cast<float>(p[l]);
     else return static_cast<T>(p[l]);
 }
@@ -40,8 +47,6 @@ inline void store_lane(uint32_t* p, int l, T x) {
     if constexpr (sizeof(T) == 8) {
         const uint64_t bits = bit_cast<uint64_t>(x);
         p[l] = static_cast<uint32_t>(bits), p[kLanes + l] = static_cast<uint32_t>(bits >> 32);
-    } else if constexpr (std::is_same_v<T, HalfBits>) {
-        p[l] = x.bits;
     } else if constexpr (std::is_same_v<T, float>) {
         p[l] = bit_cast<uint32_t>(x);
     } else if constexpr (sizeof(T) == 2) {
@@ -88,7 +93,7 @@ private:
             alignas(64) float out[kLanes];
 #pragma omp simd
             for (int l = 0; l < kLanes; ++l) out[l] = f(in[K][l]...);
-            narrow_to_halves(out, x.d);
+            narrow_results(*x.wave, out, x.d);
         } else {
             uint32_t* const d = x.d;
 #pragma omp simd
@@ -124,7 +129,5 @@ template <auto f>
 constexpr LaneFn half_lanes = detail::HalfLanes<decltype(f), f>::run;
 template <auto plain, auto exact>
 constexpr LaneFn saturating_lanes = detail::Saturating<decltype(plain), plain, decltype(exact), exact>::run;
-
-constexpr uint32_t kModeIeee = 1u << 9;
 
 }  // namespace emu

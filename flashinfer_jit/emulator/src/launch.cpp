@@ -22,6 +22,7 @@ constexpr uint64_t kDefaultBudget = 200u * 1000 * 1000;
 // Scratch of one lane: the largest that the descriptors of real kernels ask for is some kilobytes.
 constexpr uint32_t kLargestScratch = 1u << 18;
 constexpr uint32_t kDynamicStack = 16384;
+constexpr uint64_t kBarrierBytes = 4;
 
 std::atomic<uint64_t> configured_budget{0};
 std::atomic<uint64_t> dispatches{0};
@@ -69,7 +70,9 @@ public:
         const uint32_t threads = static_cast<uint32_t>(std::min<uint64_t>(total_, pool_threads()));
         result_.threads = threads;
         first_resident_ = request_.cooperative ? (total_ + threads - 1) / threads : 1;
+        if (request_.timing) choose_timed_units();
         run_job(*this, threads);
+        if (request_.timing && !launch_.stop.load()) run_timed();
         result_.fault = launch_.fault;
         result_.memory = std::move(memory_);
         if (launch_.fault.kind != FaultKind::none) {
@@ -88,6 +91,7 @@ public:
             while (resident.size() < allowed) {
                 const uint64_t id = next_.fetch_add(1, std::memory_order_relaxed);
                 if (id >= total_) break;
+                if (is_timed(id)) continue;
                 resident.push_back(start(id, counters));
             }
             if (resident.empty()) break;
@@ -114,6 +118,78 @@ public:
     }
 
 private:
+    // Workgroups go to the compute units in turn. Some units, spread evenly, are modelled; the others' workgroups only run.
+    void choose_timed_units() {
+        LaunchTiming& timing = *(result_.timing = std::make_shared<LaunchTiming>());
+        timing.compute_units = device_info(request_.device).compute_units;
+        timing.units_used = static_cast<uint32_t>(std::min<uint64_t>(total_, timing.compute_units));
+        timing.resident_groups = std::max(groups_per_cu(*request_.kernel, request_.device, request_.block.x * request_.block.y * request_.block.z, request_.dynamic_lds), 1u);
+        timing.workgroups = total_;
+        timing.text_begin = request_.object->text_begin, timing.text_vaddr = request_.object->text_vaddr;
+        const uint32_t count = std::min(request_.timing->most_units, timing.units_used);
+        for (uint32_t n = 0; n < count; ++n) timing.units.push_back(static_cast<uint32_t>(static_cast<uint64_t>(n) * timing.units_used / count));
+        timing.results.resize(count);
+    }
+    bool is_timed(uint64_t id) const {
+        if (!request_.timing) return false;
+        const LaunchTiming& timing = *result_.timing;
+        return std::binary_search(timing.units.begin(), timing.units.end(), static_cast<uint32_t>(id % timing.compute_units));
+    }
+
+    // The timed units, a unit to a thread. The workgroups that only ran have told how often each buffer's bytes are read.
+    void run_timed() {
+        LaunchTiming& timing = *result_.timing;
+        std::vector<double> sharers(memory_.name_count(), 1.0);
+        const double untimed_share = 1.0 - static_cast<double>(timing.units.size()) / timing.units_used;
+        for (uint32_t id = 0; untimed_share > 0 && id < sharers.size(); ++id) {
+            const double bytes = static_cast<double>(memory_.name(id).bytes);
+            if (bytes > 0) sharers[id] = std::max(1.0, static_cast<double>(result_.counters.buffer_bytes[id].read) / untimed_share / bytes);
+        }
+        struct Units : Job {
+            KernelJob& job;
+            const std::vector<double>& sharers;
+            std::atomic<uint32_t> next{0};
+            Units(KernelJob& j, const std::vector<double>& s) : job(j), sharers(s) {}
+            void work() override {
+                for (uint32_t n; (n = next.fetch_add(1)) < job.result_.timing->units.size();) job.run_unit(n, sharers);
+            }
+        } units(*this, sharers);
+        run_job(units, static_cast<uint32_t>(std::min<size_t>(timing.units.size(), pool_threads())));
+        for (uint32_t unit : timing.units) timing.timed_workgroups += (total_ - unit + timing.compute_units - 1) / timing.compute_units;
+    }
+
+    void run_unit(uint32_t n, const std::vector<double>& sharers) {
+        LaunchTiming& timing = *result_.timing;
+        Counters counters;
+        counters.buffer_bytes.resize(memory_.name_count());
+        Slots slots;
+        uint64_t id = timing.units[n];
+        const auto next_group = [&]() -> Workgroup* {
+            if (id >= total_ || launch_.stop.load(std::memory_order_relaxed)) return nullptr;
+            slots.push_back(start(id, counters));
+            id += timing.compute_units;
+            return &slots.back()->group;
+        };
+        const auto give_back = [&](Workgroup* group) {
+            const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return &s->group == group; });
+            idle_slots.push_back(std::move(*slot));
+            slots.erase(slot);
+        };
+        CuModel model(launch_.arch, timing.units[n], sharers, request_.timing->options);
+        model.run(next_group, give_back, timing.resident_groups);
+        timing.results[n] = model.result();
+        // Beyond the model's limit the rest of the unit's work still runs.
+        while (!launch_.stop.load(std::memory_order_relaxed)) {
+            if (slots.empty() && !next_group()) break;
+            while (!slots.empty() && advance(*slots.back()) != Progress::done) {}
+            if (launch_.stop.load(std::memory_order_relaxed)) break;
+            give_back(&slots.back()->group);
+        }
+        if (idle_slots.size() > kKeptSlots) idle_slots.resize(kKeptSlots);
+        std::lock_guard<std::mutex> lock(result_mutex_);
+        result_.counters.add(counters);
+    }
+
     std::unique_ptr<Slot> start(uint64_t id, Counters& counters) {
         std::unique_ptr<Slot> slot;
         if (idle_slots.empty()) {
@@ -185,6 +261,7 @@ private:
 
     void report_divergence(const Workgroup& group, uint32_t waiting, uint32_t ended) {
         const auto stuck = std::find_if(group.waves.begin(), group.waves.end(), [](const Wave* w) { return w->status == Status::at_barrier; });
+        (*stuck)->pc -= kBarrierBytes;   // the message names the barrier, not what comes after it
         (*stuck)->fault(FaultKind::barrier_divergence, format("%u of the workgroup's %zu waves wait at a barrier that the other %u never reached: they have ended", waiting, group.waves.size(), ended).c_str());
     }
 

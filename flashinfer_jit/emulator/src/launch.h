@@ -7,6 +7,7 @@
 #include "code_object.h"
 #include "failure.h"
 #include "registry.h"
+#include "timing_report.h"
 #include "wave.h"
 
 namespace emu {
@@ -21,6 +22,7 @@ struct LaunchRequest {
     bool cooperative = false;
     std::vector<uint8_t> kernarg;   // explicit arguments, as the kernel reads them
     std::vector<OwnedRange> ranges;
+    std::shared_ptr<const TimingRequest> timing;   // null: run without the timing model
 };
 
 // The launch's numbers, kept for last_report().
@@ -35,6 +37,7 @@ struct LaunchResult {
     Error error = hipSuccess;
     std::string error_text;
     LaunchMemory memory;   // names the buffers
+    std::shared_ptr<LaunchTiming> timing;   // null where the launch was not timed
 };
 
 // Checks grid, block and LDS against the device's limits. Throws Failure.

@@ -58,13 +58,19 @@ using RowVec = Vec8;
 template <int size> struct RowVecFor { using type = RowVec; };
 template <> struct RowVecFor<4> { using type = Vec4; };
 
+// Which lane groups of one-block operands take part: all, or one of 32 values of k.
+struct GroupRange {
+    int begin, end;
+};
+
 // d[register][lane] = c + A * B in f32. c may be d; `c_stride` 0 repeats one register (inline constant).
 template <int size>
-inline void multiply_accumulate(const Tile& a, const Tile& b, int per_lane, int blocks, const float* c, int c_stride, float* d) {
+inline void multiply_accumulate(const Tile& a, const Tile& b, int per_lane, int blocks, GroupRange k_groups, const float* c, int c_stride,
+                                float* d) {
     using Vec = typename RowVecFor<size>::type;
     constexpr int groups = kLanes / size, chunks_per_block = size / 4;
     constexpr int columns = Vec::width * 2 < size ? Vec::width * 2 : size, vectors = columns / Vec::width;
-    const int k_groups = blocks == 1 ? groups : 1, chunks = blocks * chunks_per_block;
+    const int chunks = blocks * chunks_per_block;
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int block = chunk / chunks_per_block, row = 4 * (chunk % chunks_per_block);
         const int reg = 4 * (chunk / groups), lane = size * (chunk % groups);
@@ -74,7 +80,7 @@ inline void multiply_accumulate(const Tile& a, const Tile& b, int per_lane, int 
             Vec acc[4][vectors];
             for (int r = 0; r < 4; ++r)
                 for (int v = 0; v < vectors; ++v) acc[r][v] = Vec::load(c + (reg + r) * c_stride + lane + column + v * Vec::width);
-            for (int g = 0; g < k_groups; ++g)
+            for (int g = k_groups.begin; g < k_groups.end; ++g)
                 for (int k = 0; k < per_lane; ++k) {
                     const float* const a_k = a_rows + k * kLanes + g * size;
                     const float* const b_k = b_rows + k * kLanes + g * size + column;

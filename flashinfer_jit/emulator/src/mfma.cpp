@@ -1,6 +1,5 @@
 // Dense matrix instructions with f32, f16, bf16, fp8, bf8 and i8 operands (VOP3P, MAI encoding).
 #include <cmath>
-#include <cstdio>
 #include <type_traits>
 
 #include "fp8.h"
@@ -57,11 +56,14 @@ template <class Ocp, class Fnuz>
 struct Byte {
     static constexpr int per_dword = 4;
     static void unpack(const Wave& w, const uint32_t* registers, int dwords, Tile& tile) {
-        for (int reg = 0; reg < dwords; ++reg)
-            for (int byte = 0; byte < 4; ++byte) {
-                if (w.launch->arch == Arch::gfx950) decode_lanes<Ocp>(registers + reg * kLanes, 8 * byte, tile.x[4 * reg + byte]);
-                else decode_lanes<Fnuz>(registers + reg * kLanes, 8 * byte, tile.x[4 * reg + byte]);
-            }
+        if (w.launch->arch == Arch::gfx950) decode<Ocp>(registers, 4 * dwords, tile);
+        else decode<Fnuz>(registers, 4 * dwords, tile);
+    }
+
+private:
+    template <class F>
+    static void decode(const uint32_t* registers, int items, Tile& tile) {
+        for (int n = 0; n < items; ++n) decode_lanes<F>(registers, 8 * n, tile.x[n]);
     }
 };
 using FP8 = Byte<E4M3, E4M3Fnuz>;
@@ -130,17 +132,18 @@ struct Mfma {
         B::unpack(w, b_registers, operand_dwords, b);
         if (!broadcast_a(w, i, blocks, per_lane, a)) return;
         if (i.blgp) permute_b(i.blgp, per_lane, b);
+        constexpr GroupRange all = {0, blocks == 1 ? kLanes / size : 1};
         if (integer) {
             // At most 32 products of 8-bit integers: exact in f32. The addition of C wraps.
             alignas(64) static const float kZero[kLanes] = {};
             alignas(64) float product[dst_dwords * kLanes];
-            multiply_accumulate<size>(a, b, per_lane, blocks, kZero, 0, product);
+            multiply_accumulate<size>(a, b, per_lane, blocks, all, kZero, 0, product);
             for (int r = 0; r < dst_dwords; ++r)
 #pragma omp simd
                 for (int l = 0; l < kLanes; ++l)
                     d[r * kLanes + l] = c[r * c_stride + l] + static_cast<uint32_t>(static_cast<int32_t>(product[r * kLanes + l]));
         } else {
-            multiply_accumulate<size>(a, b, per_lane, blocks, reinterpret_cast<const float*>(c), c_stride,
+            multiply_accumulate<size>(a, b, per_lane, blocks, all, reinterpret_cast<const float*>(c), c_stride,
                                       reinterpret_cast<float*>(d));
         }
         if (w.counters) w.counters->mfma_flops += i.op->flops;
@@ -156,25 +159,9 @@ struct Mfma {
     }
 };
 
-void exec_refused(Wave& w, const Inst& i) {
-    char text[96];
-    std::snprintf(text, sizeof text, "%s is not implemented", i.op->name);
-    w.fault(FaultKind::unsupported, text);
-}
-
 template <int size, int k, int blocks, class A, class B = A>
 constexpr OpInfo dense(uint16_t opcode, const char* name, uint8_t passes, uint8_t archs = kBoth) {
     return Mfma<A, B, size, k, blocks>::row(opcode, name, archs, passes);
-}
-
-constexpr OpInfo refused(uint16_t opcode, const char* name, uint8_t passes, uint8_t a_dwords, uint8_t b_dwords, uint8_t dst_dwords,
-                         uint8_t archs) {
-    OpInfo op{opcode, name, archs, Class::MFMA, exec_refused};
-    op.dst = op.src[0] = op.src[1] = op.src[2] = Type::wide;
-    op.flags = kIgnoresExec | kNoClamp | kRefused;
-    op.src_dwords[0] = a_dwords, op.src_dwords[1] = b_dwords, op.src_dwords[2] = op.dst_dwords = dst_dwords;
-    op.passes = passes;
-    return op;
 }
 
 // Passes of 4 clocks: the resource cycles that LLVM's scheduling model (llvm-mca) gives for gfx942 and gfx950.
@@ -217,9 +204,6 @@ const OpInfo kRows[] = {
     dense<32, 16, 1, BF8, FP8>(117, "v_mfma_f32_32x32x16_bf8_fp8", 8),
     dense<32, 16, 1, FP8, BF8>(118, "v_mfma_f32_32x32x16_fp8_bf8", 8),
     dense<32, 16, 1, FP8, FP8>(119, "v_mfma_f32_32x32x16_fp8_fp8", 8),
-
-    refused(62, "v_mfma_f32_16x16x8_xf32", 4, 2, 2, 4, kGfx942),
-    refused(63, "v_mfma_f32_32x32x4_xf32", 8, 2, 2, 16, kGfx942),
 };
 
 }  // namespace

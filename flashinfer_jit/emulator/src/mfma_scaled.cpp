@@ -7,8 +7,6 @@
 //
 // Numerics: each block of 32 is summed from zero, fused, k ascending; its sum times 2^(a + b - 254) is then added to D. The hardware's own
 // order is not published. A scale byte of 0xff makes NaN. Rounding is to nearest even and denormals are kept, whatever MODE says.
-#include <cmath>
-
 #include "fp8.h"
 #include "matrix_tile.h"
 
@@ -22,14 +20,7 @@ constexpr int kFormatDwords[kFormats] = {8, 8, 6, 6, 4};
 
 template <class F>
 void unpack(const uint32_t* registers, Tile& tile) {
-    alignas(64) uint32_t codes[kLanes];
-    for (int n = 0; n < kValues; ++n) {
-        const int dword = n * F::bits / 32, shift = n * F::bits % 32;
-        const uint32_t* const from = registers + dword * kLanes;
-        const bool crosses = shift + F::bits > 32;
-        for (int l = 0; l < kLanes; ++l) codes[l] = from[l] >> shift | (crosses ? from[kLanes + l] << (32 - shift) : 0u);
-        decode_lanes<F>(codes, 0, tile.x[n]);
-    }
+    for (int n = 0; n < kValues; ++n) decode_lanes<F>(registers, n * F::bits, tile.x[n]);
 }
 void unpack(Format format, const uint32_t* registers, Tile& tile) {
     switch (format) {
@@ -41,67 +32,53 @@ void unpack(Format format, const uint32_t* registers, Tile& tile) {
     }
 }
 
-// Rows of one k: by_k[k][row], whatever the format's order of k.
+// Puts the values where the 6- and 4-bit formats have them: lane group g holds k = 32 g .. 32 g + 31.
 template <int size>
-struct alignas(64) Matrix {
-    static constexpr int groups = kLanes / size, k = groups * kValues;
-    float by_k[k][size];
-
-    Matrix(const Tile& tile, Format format) {
-        const bool is_split = format == kFp8 || format == kBf8;
-        for (int g = 0; g < groups; ++g)
-            for (int n = 0; n < kValues; ++n) {
-                const int at = is_split ? n / 16 * (k / 2) + 16 * g + n % 16 : kValues * g + n;
-                std::memcpy(by_k[at], tile.x[n] + g * size, size * sizeof(float));
-            }
+void order_by_k(Format format, const Tile& from, Tile& to) {
+    constexpr int groups = kLanes / size, half = groups * kValues / 2;
+    if (format != kFp8 && format != kBf8) {
+        to = from;
+        return;
     }
-};
+    for (int g = 0; g < groups; ++g)
+        for (int n = 0; n < kValues; ++n) {
+            const int k = n / 16 * half + 16 * g + n % 16;
+            std::memcpy(to.x[k % kValues] + k / kValues * size, from.x[n] + g * size, size * sizeof(float));
+        }
+}
 
-// Scale bytes of A and B by lane; op_sel picks the byte of a register. A constant stands for its exponent field.
-struct Scales {
-    int32_t a[kLanes], b[kLanes];
-    bool enabled = false;
+// 2^(byte - 127) by lane for A or B; op_sel picks the byte of a register, a constant stands for its exponent field. In f64 the product of
+// two of them and a sum of 32 is exact.
+struct alignas(64) Scales {
+    double factor[kLanes];
 };
-void read_scale(Wave& w, const Inst& i, int k, int32_t* out) {
+void read_scales(Wave& w, const Inst& i, int k, Scales& scales) {
     alignas(64) uint32_t raw[kLanes];
     const uint16_t code = i.scale_src[k];
     read_lanes(w, i, code, Type::f32, raw);
     const bool constant = code < operand::vgpr && code >= operand::inline_int;
     const int shift = constant ? 23 : 8 * ((i.scale_op_sel >> k & 1) | (i.scale_op_sel_hi >> k & 1) << 1);
-    for (int l = 0; l < kLanes; ++l) out[l] = static_cast<int32_t>(raw[l] >> shift & 0xffu);
+    constexpr uint32_t kNan = 0xff;
+    for (int l = 0; l < kLanes; ++l) {
+        const uint32_t byte = raw[l] >> shift & 0xffu;
+        const uint64_t bits = byte == kNan ? 0x7ff8000000000000ull : static_cast<uint64_t>(byte + 1023 - 127) << 52;
+        std::memcpy(&scales.factor[l], &bits, 8);
+    }
 }
 
-constexpr int kScaleNan = 0xff, kScaleBias = 127;
-
-// d += A * B over one block of k for four rows of D, with 2^(row scale + column scale).
+// d += sum * 2^(row scale + column scale) for the k block held by lane group `block`.
 template <int size>
-void add_block(const Matrix<size>& a, const Matrix<size>& b, int block, int row, const Scales& scales, float (*d)[size]) {
-    float sum[4][size] = {};
-    for (int k = block * kValues; k < (block + 1) * kValues; ++k) {
-        const float* const b_k = b.by_k[k];
-        for (int r = 0; r < 4; ++r) {
-            const float a_value = a.by_k[k][row + r];
+void add_scaled(const float* sum, const Scales& a, const Scales& b, int block, float* d) {
+    constexpr int groups = kLanes / size;
+    for (int reg = 0; reg < size * size / kLanes; ++reg)
+        for (int g = 0; g < groups; ++g) {
+            const int row = 4 * (reg / 4 * groups + g) + reg % 4, at = reg * kLanes + g * size;
+            const double row_factor = a.factor[block * size + row];
+            const double* const column_factor = b.factor + block * size;
 #pragma omp simd
-            for (int n = 0; n < size; ++n) sum[r][n] = std::fma(a_value, b_k[n], sum[r][n]);
+            for (int n = 0; n < size; ++n)
+                d[at + n] = static_cast<float>(static_cast<double>(sum[at + n]) * (row_factor * column_factor[n]) + static_cast<double>(d[at + n]));
         }
-    }
-    for (int r = 0; r < 4; ++r) {
-        if (!scales.enabled) {
-#pragma omp simd
-            for (int n = 0; n < size; ++n) d[r][n] += sum[r][n];
-            continue;
-        }
-        const int32_t row_scale = scales.a[block * size + row + r];
-        for (int n = 0; n < size; ++n) {
-            const int32_t column_scale = scales.b[block * size + n];
-            const bool is_nan = row_scale == kScaleNan || column_scale == kScaleNan;
-            // 2^-254 .. 2^254 and its product with a sum of 32 are exact in f64.
-            const uint64_t factor_bits = static_cast<uint64_t>(row_scale + column_scale - 2 * kScaleBias + 1023) << 52;
-            double factor;
-            std::memcpy(&factor, &factor_bits, 8);
-            d[r][n] = is_nan ? std::nanf("") : static_cast<float>(static_cast<double>(sum[r][n]) * factor + static_cast<double>(d[r][n]));
-        }
-    }
 }
 
 template <int size>
@@ -119,29 +96,33 @@ void exec_scaled(Wave& w, const Inst& i) {
     alignas(64) uint32_t c[dst_dwords * kLanes];
     if (!read_addend(w, i, dst_dwords, c)) return;
     // The scale prefix has modifiers of its own, of which those of C are legal: abs in bit 10 of its first dword, neg in bit 31 of its second.
-    Scales scales;
-    if (i.scale_src[0] != operand::none) {
+    // ABID[0] clear: the scales are 1.
+    const bool has_prefix = i.scale_src[0] != operand::none, scaled = has_prefix && (i.abid & 1);
+    Scales a_scales, b_scales;
+    if (has_prefix) {
         const uint32_t keep = i.raw[0] >> 10 & 1 ? 0x7fffffffu : ~0u, flip = i.raw[1] & 0x80000000u;
         for (uint32_t& x : c) x = (x & keep) ^ flip;
-        // ABID[0] clear: the scales are 1.
-        if (i.abid & 1) {
-            scales.enabled = true;
-            read_scale(w, i, 0, scales.a), read_scale(w, i, 1, scales.b);
-            if (w.status == Status::faulted) return;
+    }
+    if (scaled) {
+        read_scales(w, i, 0, a_scales), read_scales(w, i, 1, b_scales);
+        if (w.status == Status::faulted) return;
+    }
+    Tile unordered, a, b;
+    unpack(a_format, a_registers, unordered), order_by_k<size>(a_format, unordered, a);
+    unpack(b_format, b_registers, unordered), order_by_k<size>(b_format, unordered, b);
+    alignas(64) float result[dst_dwords * kLanes], sum[dst_dwords * kLanes];
+    alignas(64) static const float kZero[kLanes] = {};
+    std::memcpy(result, c, sizeof result);
+    for (int block = 0; block < groups; ++block) {
+        multiply_accumulate<size>(a, b, kValues, 1, {block, block + 1}, kZero, 0, sum);
+        if (scaled) {
+            add_scaled<size>(sum, a_scales, b_scales, block, result);
+        } else {
+#pragma omp simd
+            for (int n = 0; n < dst_dwords * kLanes; ++n) result[n] += sum[n];
         }
     }
-    Tile tile;
-    unpack(a_format, a_registers, tile);
-    const Matrix<size> a(tile, a_format);
-    unpack(b_format, b_registers, tile);
-    const Matrix<size> b(tile, b_format);
-    for (int chunk = 0; chunk < size / 4; ++chunk) {
-        const int reg = 4 * (chunk / groups), lane = size * (chunk % groups);
-        alignas(64) float rows[4][size];
-        for (int r = 0; r < 4; ++r) std::memcpy(rows[r], c + (reg + r) * kLanes + lane, sizeof rows[r]);
-        for (int block = 0; block < groups; ++block) add_block<size>(a, b, block, 4 * chunk, scales, rows);
-        for (int r = 0; r < 4; ++r) std::memcpy(d + (reg + r) * kLanes + lane, rows[r], sizeof rows[r]);
-    }
+    std::memcpy(d, result, sizeof result);
     if (w.counters) w.counters->mfma_flops += i.op->flops;
 }
 

@@ -115,7 +115,9 @@ std::string report_json(const LaunchResult& r) {
                       buffer.begin, buffer.bytes, b.read, b.written);
         first = false;
     }
-    out += "], \"error\": ";
+    out += "]";
+    if (r.timing && r.error == hipSuccess) out += ", \"timing\": " + timing_json(*r.timing, r.arch);
+    out += ", \"error\": ";
     if (r.error == hipSuccess) out += "null";
     else out += format("{\"code\": %d, \"name\": \"%s\", \"fault\": \"%s\", \"text\": %s}", r.error, error_name(r.error), kFaultNames[static_cast<int>(r.fault.kind)], json_string(r.error_text).c_str());
     return out + "}";

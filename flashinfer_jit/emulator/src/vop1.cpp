@@ -82,12 +82,12 @@ template <class T>
 void halves_from(const LaneArgs& x) {
     alignas(64) float out[kLanes];
     for (int l = 0; l < kLanes; ++l) out[l] = static_cast<T>(x.a[l]);
-    narrow_to_halves(out, x.d);
+    narrow_results(*x.wave, out, x.d);
 }
 void f16_from_f32(const LaneArgs& x) {
     alignas(64) float in[kLanes];
     std::memcpy(in, x.a, sizeof in);
-    narrow_to_halves(in, x.d);
+    narrow_results(*x.wave, in, x.d);
 }
 void f32_from_f16(const LaneArgs& x) {
     alignas(64) float out[kLanes];

@@ -47,7 +47,7 @@ void ldexp_f16(const LaneArgs& x) {
     alignas(64) float f[kLanes];
     widen_halves(x.a, f);
     for (int l = 0; l < kLanes; ++l) f[l] = math::ldexp_f32(f[l], static_cast<int16_t>(x.b[l]));
-    narrow_to_halves(f, x.d);
+    narrow_results(*x.wave, f, x.d);
 }
 
 // ---- accumulating dot products -------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ void pack_halves_of(const LaneArgs& x) {
     alignas(64) float a[kLanes], b[kLanes];
     alignas(64) uint32_t low[kLanes], high[kLanes];
     std::memcpy(a, x.a, sizeof a), std::memcpy(b, x.b, sizeof b);
-    narrow_to_halves<rounding>(a, low), narrow_to_halves<rounding>(b, high);
+    narrow_results<rounding>(*x.wave, a, low), narrow_results<rounding>(*x.wave, b, high);
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) x.d[l] = low[l] | high[l] << 16;
 }
