@@ -38,7 +38,7 @@ def alibi_slopes(num_heads: int) -> torch.Tensor:
 
 
 def rotate_llama(x: torch.Tensor, positions: torch.Tensor, rope_scale: float, rope_theta: float) -> torch.Tensor:
-    """Return ``x``, ``[tokens, heads, head_dim]``, with LLaMA's rotary encoding of ``positions``, ``[tokens]``, applied."""
+    """Return ``x``, ``[tokens, heads, head_dim]``, with LLaMA's rotary encoding of ``positions``, ``[tokens]``."""
     half = x.shape[-1] // 2
     frequencies = rope_theta ** (-torch.arange(half, dtype=torch.float64) / half) / rope_scale
     angles = (positions.double()[:, None] * frequencies)[:, None]

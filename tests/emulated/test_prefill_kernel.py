@@ -107,7 +107,8 @@ def test_the_kernel_keeps_to_its_registers_and_lds(name, arch):
     assert resources["vgpr"] + resources["agpr"] <= 512 // key.tile.waves_per_simd
     stages = 2 * prefill_stage_bytes(key.config, key.arch, key.tile.block_kv)
     shares_keys = key.tile.block_q < 32 * key.tile.num_waves
-    assert resources["lds_bytes"] == stages or shares_keys and stages < resources["lds_bytes"] <= key.arch.lds_bytes
+    # Waves that share keys also merge through LDS, which may take more than the stages.
+    assert stages <= resources["lds_bytes"] <= (key.arch.lds_bytes if shares_keys else stages)
 
 
 @pytest.mark.parametrize("dtype_kv", FP8.values(), ids=list(FP8))

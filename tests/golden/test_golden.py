@@ -1,22 +1,19 @@
 """The text of rendered kernels, kept whole: a change of a template shows in review as a change of kernels.
 
-After a deliberate change: python tests/golden/test_golden.py writes them anew.
+After a deliberate change: PYTHONPATH=. python tests/golden/test_golden.py writes them anew.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
-
-FOLDER = Path(__file__).resolve().parent
-if __name__ == "__main__":
-    sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent.parent)]
 
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.render import render
 from flashinfer_jit.jit.tiling import candidates
+
+FOLDER = Path(__file__).resolve().parent
 
 
 def prefill(arch, tile, dtype, head_dim, **axes):
@@ -44,7 +41,9 @@ KEYS = {
 @pytest.mark.parametrize("name", KEYS)
 def test_rendered_text_is_as_kept(name):
     kept = (FOLDER / f"{name}.hip").read_text()
-    assert render(KEYS[name]) == kept, f"{name} changed: if this was meant, run python tests/golden/test_golden.py"
+    assert render(KEYS[name]) == kept, (
+        f"{name} changed: if this was meant, run PYTHONPATH=. python tests/golden/test_golden.py"
+    )
 
 
 @pytest.mark.parametrize("name", KEYS)

@@ -1,4 +1,4 @@
-"""Launches the prefill kernel with any configuration and tile, below the public functions, and compares with float64."""
+"""Launches the prefill kernel with any configuration and tile, below the public functions; compares with float64."""
 
 import dataclasses
 import functools
@@ -120,7 +120,7 @@ def pack_mask(mask: torch.Tensor) -> torch.Tensor:
 
 
 def launch(problem: Problem, inputs: Inputs, arch: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the kernel; return o and lse, or with several chunks the partial ones, ``[qo_len, num_chunks, heads, ...]``."""
+    """Run the kernel; return o and lse, with several chunks the partial ones, ``[qo_len, num_chunks, heads, ...]``."""
     active = runtime.current()
     kernel = kernels.get_kernel(problem.key(arch), active)
     q, k, v = inputs.q, inputs.k, inputs.v
