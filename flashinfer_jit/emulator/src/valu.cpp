@@ -54,6 +54,11 @@ void flush_denormals(uint32_t* v, Type type, DenormalMode kept) {
     if (type == Type::f32 && !kept.f32) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7f800000u)) v[l] &= 0x80000000u;
+    } else if (type == Type::pkf32) {
+        flush_denormals(v, Type::f32, kept), flush_denormals(v + kLanes, Type::f32, kept);
+    } else if (type == Type::pk16f && !kept.wide) {
+        for (int l = 0; l < kLanes; ++l)
+            v[l] &= (v[l] & 0x7c00u ? 0xffffu : 0x8000u) | (v[l] & 0x7c000000u ? 0xffff0000u : 0x80000000u);
     } else if (type == Type::f16 && !kept.wide) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7c00u)) v[l] &= 0xffff8000u;
@@ -313,10 +318,12 @@ void exec_valu(Wave& w, const Inst& i) {
         if (i.modifier == Modifier::sdwa && k < 2) sdwa_select(v, i.src_sel[k], i.sext >> k & 1);
         if (is_packed16(type)) {
             select_halves(v, i, k, type);
+            if (special_mode) flush_denormals(v, type, input);
             continue;
         }
         if (type == Type::pkf32) {
             select_pair(v, i, k);
+            if (special_mode) flush_denormals(v, type, input);
             continue;
         }
         if (type_is_16bit(type)) {
