@@ -230,8 +230,10 @@ void exec_mix(Wave& w, const Inst& i) {
         for (int l = 0; l < kLanes; ++l) c[l] = std::fma(a[l], b[l], c[l]);
     }
     if (i.clamp) {
+        const bool keep_nan = !(w.mode >> 8 & 1);   // DX10_CLAMP off
 #pragma omp simd
-        for (int l = 0; l < kLanes; ++l) c[l] = c[l] > 0.0f ? (c[l] < 1.0f ? c[l] : 1.0f) : 0.0f;   // NaN gives 0
+        for (int l = 0; l < kLanes; ++l)
+            if (!(keep_nan && c[l] != c[l])) c[l] = c[l] > 0.0f ? (c[l] < 1.0f ? c[l] : 1.0f) : 0.0f;
     }
     if (result == MixResult::full) {
         const float smallest = w.mode >> 5 & 1 ? 0.0f : 0x1p-126f;
