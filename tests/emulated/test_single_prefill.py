@@ -31,6 +31,7 @@ CASES = (
     (F16, 64, 16, 2, True, "NHD", 2, 127),
     (BF16, 128, 7, 1, True, "HND", 33, 33),
 )
+HEAD_DIMS = ((32, 32), (80, 80), (192, 128), (256, 256))
 LENGTHS = (1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 
 
@@ -46,16 +47,20 @@ OTHER_KERNELS = (
 
 def kernel_keys(arch):
     """Return the kernels that this file needs, for the compile pass."""
-    wanted = {*OTHER_KERNELS, *((case[0], case[1], case[2] // case[3], case[4]) for case in CASES)}
-    for dtype, head_dim, group_size, causal in wanted:
+    wanted = {
+        *((dtype, (dim, dim), group_size, causal) for dtype, dim, group_size, causal in OTHER_KERNELS),
+        *((case[0], (case[1], case[1]), case[2] // case[3], case[4]) for case in CASES),
+        *((F16, head_dims, 2, True) for head_dims in HEAD_DIMS),
+    }
+    for dtype, (head_dim_qk, head_dim_vo), group_size, causal in wanted:
         name = DTYPE_NAMES[dtype]
         config = AttentionConfig(
             phase="prefill",
             dtype_q=name,
             dtype_kv=name,
             dtype_o=name,
-            head_dim_qk=head_dim,
-            head_dim_vo=head_dim,
+            head_dim_qk=head_dim_qk,
+            head_dim_vo=head_dim_vo,
             group_size=group_size,
             mask_mode="causal" if causal else "none",
         )
@@ -114,6 +119,14 @@ def test_lengths_around_tile_boundaries(causal):
         kv_len = max(LENGTHS[(step * 7 + 3) % len(LENGTHS)], qo_len if causal else 1)
         q, k, v = make(F16, 64, 3, 1, "NHD", qo_len, kv_len, seed=step)
         assert_matches(q, k, v, causal=causal)
+
+
+@pytest.mark.parametrize("head_dims", HEAD_DIMS, ids=lambda dims: "x".join(map(str, dims)))
+def test_head_dims(head_dims):
+    head_dim_qk, head_dim_vo = head_dims
+    q, k, _ = make(F16, head_dim_qk, 2, 1, "NHD", 20, 70)
+    _, _, v = make(F16, head_dim_vo, 2, 1, "NHD", 20, 70)
+    assert_matches(q, k, v, causal=True)
 
 
 def test_long_keys():
