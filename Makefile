@@ -41,13 +41,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
-	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-full: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
-	$(BIN)/python tests/compile_pass.py --jobs $(JOBS)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python tests/compile_pass.py --jobs $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --full $(PYTEST_ARGS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build

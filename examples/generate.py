@@ -19,6 +19,8 @@ from pathlib import Path
 # Nothing here may ask a hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TQDM_DISABLE", "1")
+# PyTorch's threads and the emulator's share the cores: one that spins while it waits would take a core from the other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import transformers

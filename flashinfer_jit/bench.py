@@ -3,7 +3,6 @@
 Times are wall-clock times of this machine's CPU. What runs on the emulated GPU says nothing about a real one.
 """
 
-import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -21,7 +20,8 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import emulator, env, prefill, runtime
+from flashinfer_jit import command_line, emulator, env, prefill, runtime
+from flashinfer_jit.emulator.assemble import assemble
 from flashinfer_jit.jit import kernels, tiling, toolchain
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
@@ -54,7 +54,7 @@ class Measurement:
     goal : float or None
         What it should be at most on two cores with AVX2, in ``unit``.
     samples : int
-        The number of measurements of which ``value`` is the median.
+        The number of measurements behind ``value``: their median, for single instructions the fastest.
     """
 
     name: str
@@ -106,6 +106,13 @@ def load(key: KernelKey) -> kernels.Kernel:
     """Return the kernel as a process gets it that does not have it yet."""
     kernels.forget()
     return kernels.get_kernel(key, runtime.current())
+
+
+def cpu_seconds_of(call: Callable[[], object]) -> float:
+    """Return the CPU time of one call, for work of a single thread: other processes do not disturb it as much."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def measure_compilers(archs: Sequence[str]) -> list[Measurement]:
@@ -166,6 +173,7 @@ def measure_call() -> list[Measurement]:
     arch = runtime.current().arch(device)
     q, k, v = (torch.zeros(128, 8, 128, dtype=torch.float16, device=device) for _ in range(3))
     calls = 2000
+    prefill.single_prefill_with_kv_cache(q, k, v, causal=True)
     with contextlib.ExitStack() as stack:
         for tile in tiling.candidates(prefill_key(arch.name, "float16", 128, "causal").config, arch):
             stack.enter_context(stubbed_launch(dataclasses.replace(prefill_key(arch.name, *CASES[3]), tile=tile)))
@@ -175,9 +183,54 @@ def measure_call() -> list[Measurement]:
                 prefill.single_prefill_with_kv_cache(q, k, v, causal=True)
 
         repeat()
-        times = [seconds_of(repeat) / calls for _ in range(5)]
+        times = [cpu_seconds_of(repeat) / calls for _ in range(5)]
     title = "host cost of a repeated call, launch stubbed out"
     return [Measurement("repeated_call", title, 1e6 * median(times), "us", 25.0, len(times) * calls)]
+
+
+# Instructions whose time on the emulated GPU is measured, with goals in nanoseconds for one core with AVX2.
+INSTRUCTIONS = (
+    ("v_fma_f32", "v_fma_f32 v{n}, v2, v3, v{n}", 15.0),
+    ("v_mfma_f32_32x32x8_f16", "v_mfma_f32_32x32x8_f16 v[64:79], v[2:3], v[4:5], v[64:79]", 600.0),
+    ("ds_read_b128", "ds_read_b128 v[{n}:{m}], v1", 300.0),
+)
+UNROLL, LDS_BYTES = 64, 4096
+LOOP = """
+v_and_b32 v1, 63, v0
+v_lshlrev_b32 v1, 4, v1
+{ones}
+s_movk_i32 s8, {rounds}
+again:
+{body}
+s_waitcnt lgkmcnt(0)
+s_sub_u32 s8, s8, 1
+s_cmp_lg_u32 s8, 0
+s_cbranch_scc1 again
+s_endpgm
+"""
+
+
+def _loop_seconds(arch: str, text: str, rounds: int) -> float:
+    """Return the least CPU time of some runs of one wave that executes the instruction UNROLL times a round."""
+    body = "\n".join(text.format(n=8 + 4 * (i % 8), m=11 + 4 * (i % 8)) for i in range(UNROLL))
+    # Registers hold what they held before: left alone, the host would trip over denormal numbers.
+    ones = "\n".join(f"v_mov_b32 v{n}, 1.0" for n in range(2, 80))
+    code = assemble(LOOP.format(ones=ones, rounds=rounds, body=body), arch, lds=LDS_BYTES)
+    return min(cpu_seconds_of(lambda: emulator.run(code, "kernel", 1, 64, (), arch=arch)) for _ in range(5))
+
+
+def measure_instructions(archs: Sequence[str]) -> list[Measurement]:
+    """Time wave instructions on the emulated GPU: one wave, one core, the loop's own cost taken off by a difference."""
+    found = []
+    few, many = 100, 2100
+    for arch in archs:
+        for name, text, goal in INSTRUCTIONS:
+            seconds = _loop_seconds(arch, text, many) - _loop_seconds(arch, text, few)
+            value = 1e9 * seconds / ((many - few) * UNROLL)
+            found.append(
+                Measurement(f"ns_per_instruction.{name}.{arch}", f"{name}, emulated, {arch}", value, "ns", goal, 5)
+            )
+    return found
 
 
 def measure_prefill(archs: Sequence[str]) -> list[Measurement]:
@@ -228,10 +281,10 @@ def bench_jit(archs: Sequence[str]) -> list[Measurement]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m flashinfer_jit.bench", description=__doc__)
+    parser = command_line.Parser(prog="python -m flashinfer_jit.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     jit = commands.add_parser("jit", help="compile times, host cost, speed of the emulated GPU")
-    jit.add_argument("--arch", choices=sorted(ARCHS), help="for this GPU only")
+    jit.add_argument("--arch", type=command_line.arch_list, default=tuple(ARCHS.values()), help="default: all")
     jit.add_argument("--json", action="store_true", help="for machines")
     hidden = commands.add_parser("_load")
     hidden.add_argument("keys", nargs="+")
@@ -239,14 +292,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "_load":
         _print_load_times(options.keys)
         return 0
-    measurements = bench_jit([options.arch] if options.arch else sorted(ARCHS))
-    if options.json:
+    return command_line.run(lambda: _jit([arch.name for arch in options.arch], options.json))
+
+
+def _jit(archs: Sequence[str], as_json: bool) -> int:
+    measurements = bench_jit(archs)
+    if as_json:
         print(json.dumps({"host": host(), "measurements": [dataclasses.asdict(m) for m in measurements]}, indent=2))
         return 0
     rows = [
         (m.title, f"{m.value:.3g}", m.unit, "" if m.goal is None else f"{m.goal:g}", m.samples) for m in measurements
     ]
-    print(format_table(["what", "median", "unit", "goal", "samples"], rows))
+    print(format_table(["what", "value", "unit", "goal", "samples"], rows))
     about = host()
     print(f"\n{about['cpu']}, {about['cores']} cores. Emulated times are the emulator's, never a GPU's.")
     return 0

@@ -27,7 +27,7 @@ class _Problem:
 
     arch: Arch
     tiles: tuple[tiling.TileConfig, ...]
-    keys: dict[tiling.TileConfig, KernelKey]
+    keys: tuple[KernelKey, ...]
     dtype_o: torch.dtype
     num_qo_heads: int
     num_kv_heads: int
@@ -251,7 +251,7 @@ def _validate(
     return _Problem(
         arch=arch,
         tiles=tiles,
-        keys={tile: KernelKey(config, tile, arch) for tile in tiles},
+        keys=tuple(KernelKey(config, tile, arch) for tile in tiles),
         dtype_o=q.dtype if o_dtype is None else o_dtype,
         num_qo_heads=q.shape[1],
         num_kv_heads=k.shape[head_dim],
@@ -310,11 +310,9 @@ def _run(
     o = torch.empty((qo_len, problem.num_qo_heads, problem.head_dim_vo), dtype=problem.dtype_o, device=q.device)
     lse = torch.empty((qo_len, problem.num_qo_heads), dtype=torch.float32, device=q.device) if return_lse else None
     if qo_len > 0:
-        tile = problem.tiles[0]
-        if len(problem.tiles) > 1:
-            work = tiling.Work(num_rows=num_rows, num_problems=problem.num_kv_heads, kv_len=kv_len)
-            tile = tiling.choose(problem.tiles, work, problem.arch.num_cus)
-        kernel = kernels.get_kernel(problem.keys[tile], active)
+        work = tiling.Work(num_rows=num_rows, num_problems=problem.num_kv_heads, kv_len=kv_len)
+        tile = tiling.choose(problem.tiles, work, problem.arch.num_cus)
+        kernel = kernels.get_kernel(problem.keys[problem.tiles.index(tile)], active)
         params = kernel.params_type(
             q=addresses[0],
             k=addresses[1],

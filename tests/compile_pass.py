@@ -4,8 +4,6 @@ Tests run without this pass too; it only moves compilations out of their time.
 """
 
 import argparse
-import concurrent.futures
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401  (says where the tests' cache is)
 from emulated import test_prefill_kernel, test_single_prefill
-from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import ARCHS
+from flashinfer_jit.warmup import compile_all, default_jobs
 
 SUITES = (test_prefill_kernel, test_single_prefill)
 
@@ -23,18 +21,18 @@ SUITES = (test_prefill_kernel, test_single_prefill)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=sorted(ARCHS), help="for this GPU only")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=default_jobs())
+    options, _ = parser.parse_known_args()
     archs = [ARCHS[options.arch]] if options.arch else list(ARCHS.values())
-    keys = {key for suite in SUITES for arch in archs for key in suite.kernel_keys(arch)}
     start = time.perf_counter()
-    compiled = []
-    kernels.on_compile(compiled.append)
-    # Each compilation is a process of its own: threads that wait for them are enough.
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(kernels.build_kernel, keys))
-    print(f"{len(keys)} kernels, {len(compiled)} of them compiled, in {time.perf_counter() - start:.1f} s")
-    return 0
+    keys = [key for suite in SUITES for arch in archs for key in suite.kernel_keys(arch)]
+    outcomes = list(compile_all(keys, options.jobs))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        print(f"{outcome.key}: {outcome.error}", file=sys.stderr)
+    compiled = sum(outcome.status == "compiled" for outcome in outcomes)
+    print(f"{len(outcomes)} kernels, {compiled} of them compiled, in {time.perf_counter() - start:.1f} s")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

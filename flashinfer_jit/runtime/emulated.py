@@ -11,7 +11,7 @@ import torch
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
 from flashinfer_jit.jit.arch import ARCHS, Arch
-from flashinfer_jit.jit.params import TABLES, ParamsTable
+from flashinfer_jit.jit.params import TABLES
 from flashinfer_jit.runtime.base import Runtime
 from flashinfer_jit.runtime.libraries import MappedLibrary, mapped_libraries, require_one
 
@@ -34,20 +34,25 @@ class _Range(ctypes.Structure):
 
 
 @functools.cache
-def _roles(table: ParamsTable) -> dict[str, tuple[bytes, bool]]:
+def _roles(table_name: str) -> dict[str, tuple[bytes, bool]]:
     """Return by name of a pointer parameter the name for the emulator, and whether the kernel may write there."""
     return {
         field.name: (field.name.encode(), not field.c_type.startswith("const "))
-        for field in table.fields
+        for field in TABLES[table_name].fields
         if field.c_type.endswith("*")
     }
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
     """Return address and bytes of the smallest range of memory that holds all elements of ``tensor``."""
+    # One of the few things done for every tensor of every launch, so the common case comes first.
+    if tensor.is_contiguous():
+        return tensor.data_ptr(), tensor.nbytes
     if tensor.numel() == 0:
         return tensor.data_ptr(), 0
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    last = 0
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        last += (size - 1) * stride
     return tensor.data_ptr(), (last + 1) * tensor.element_size()
 
 
@@ -92,7 +97,7 @@ class EmulatedRuntime(Runtime):
         if stream is None:
             stream = stream_handle.get()
         handle = self.handle
-        roles = _roles(TABLES[kernel.key.config.params_table])
+        roles = _roles(kernel.key.config.params_table)
         ranges = (_Range * len(tensors))(*((*extent(tensor), *roles[name]) for name, tensor in tensors.items()))
         index = _DEVICE_INDEX[kernel.key.arch.name]
         previous = self.swap_device(index)

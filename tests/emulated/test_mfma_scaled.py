@@ -164,6 +164,21 @@ def test_special_codes_of_8_bit_formats_reach_the_result():
     assert (got[1] == np.inf).all() and (got[2] == -np.inf).all() and np.isnan(got[3]).all() and (got[4] == 1).all()
 
 
+@pytest.mark.parametrize("negate, absolute", [(1, 0), (0, 1), (1, 1)])
+def test_prefix_modifiers_of_c(negate, absolute):
+    """The prefix may negate C or take its absolute value; assemblers write neither, so the words are given."""
+    rng = np.random.default_rng(6)
+    a_registers, b_registers, c, left, right = random_operands(rng, 16, "fp8", "fp8", integers=True)
+    # v_mfma_scale_f32_16x16x128_f8f6f4 v[64:67], v[8:15], v[16:23], v[32:35], v1, v2
+    words = [0xD3AC0000 | absolute << 10, 0x00020501 | negate << 31, 0xD3AD0840, 0x04822108]
+    registers = {f"v{A}": a_registers, f"v{B}": b_registers, f"v{C}": c.view(np.uint32)}
+    registers["v1"] = np.full((2, 64), 127, np.uint32)
+    case = Case(".long " + ", ".join(f"{word:#x}" for word in words), registers, (f"v{D}", 4))
+    addend = np.abs(c) if absolute else c
+    want = left @ right.T + result_matrix(-addend if negate else addend, 16)
+    np.testing.assert_array_equal(result_matrix(one_wave.run(ARCH, [case])[0].view(np.float32), 16), want)
+
+
 def test_operands_in_accvgprs_in_place_and_under_any_exec():
     rng = np.random.default_rng(5)
     a_registers, b_registers, c, left, right = random_operands(rng, 32, "fp6", "fp8", integers=True)

@@ -247,6 +247,30 @@ def test_packed_f32_select_registers_of_the_pairs(arch):
             assert_floats(got, want, case.text)
 
 
+@pytest.mark.parametrize("bit, input_kept, output_kept", [(0, True, False), (1, False, True), (None, False, False)])
+def test_packed_floats_flush_denormals_by_the_mode(arch, bit, input_kept, output_kept):
+    """MODE bits 4 and 5 keep denormal f32 inputs and results, bits 6 and 7 those of f16. Moves never flush."""
+    mode = 0x300 | (0 if bit is None else 0x50 << bit)
+    tiny, half = 2.0**-127, 2.0**-20
+    f32 = np.stack([np.full(64, tiny), np.full(64, 2.0**-126), np.full(64, 4.0), np.full(64, 0.5)]).astype(np.float32)
+    f16_pair = np.full(64, half, np.float16).view(np.uint16).astype(np.uint32)
+    scales = np.full(64, 2.0**10, np.float16).view(np.uint16).astype(np.uint32)
+    registers = {"v0": f32.view(np.uint32), "v8": np.stack([f16_pair * 0x10001, scales * 0x10001])}
+    cases = [
+        Case("v_pk_mul_f32 v[20:21], v[0:1], v[2:3]", registers, ("v20", 2), mode=mode),
+        Case("v_pk_mul_f16 v20, v8, v9", registers, RESULT, mode=mode),
+        Case("v_pk_mul_f16 v20, v8, 1.0 op_sel_hi:[1,0]", registers, RESULT, mode=mode),
+        Case("v_pk_mov_b32 v[20:21], v[0:1], v[0:1] op_sel:[0,0]", registers, ("v20", 2), mode=mode),
+    ]
+    scaled, halves_scaled, halves_kept, moved = one_wave.run(arch, cases)
+    np.testing.assert_array_equal(scaled[0].view(np.float32), np.float32(4 * tiny if input_kept else 0))
+    np.testing.assert_array_equal(scaled[1].view(np.float32), np.float32(tiny if output_kept else 0))
+    for shift in (0, 16):
+        np.testing.assert_array_equal(f16(halves_scaled[0] >> shift & 0xFFFF), half * 2.0**10 if input_kept else 0)
+        np.testing.assert_array_equal(f16(halves_kept[0] >> shift & 0xFFFF), 0)
+    np.testing.assert_array_equal(moved.view(np.float32), np.float32(tiny))
+
+
 def test_packed_move_takes_one_register_of_each_pair(arch):
     registers = np.random.default_rng(7).integers(0, 1 << 32, (4, 64), dtype=np.uint32)
     cases, wanted = [], []

@@ -28,7 +28,7 @@ inline uint64_t pack_mask(const uint32_t* in) {
 }
 
 // MODE bits 3:0 round f32 and f16/f64, bits 7:4 keep denormals; 0xF0 is what every compiler sets.
-constexpr uint32_t kDefaultMode = 0xF0;
+constexpr uint32_t kDefaultMode = 0xF0, kDx10Clamp = 1u << 8, kIeee = 1u << 9;
 inline bool default_mode(const Wave& w) { return (w.mode & 0xFF) == kDefaultMode; }
 
 // Runs a lane function under a MODE that compilers do not set: the host's rounding follows; denormals are flushed around it.
@@ -54,6 +54,11 @@ void flush_denormals(uint32_t* v, Type type, DenormalMode kept) {
     if (type == Type::f32 && !kept.f32) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7f800000u)) v[l] &= 0x80000000u;
+    } else if (type == Type::pkf32) {
+        flush_denormals(v, Type::f32, kept), flush_denormals(v + kLanes, Type::f32, kept);
+    } else if (type == Type::pk16f && !kept.wide) {
+        for (int l = 0; l < kLanes; ++l)
+            v[l] &= (v[l] & 0x7c00u ? 0xffffu : 0x8000u) | (v[l] & 0x7c000000u ? 0xffff0000u : 0x80000000u);
     } else if (type == Type::f16 && !kept.wide) {
         for (int l = 0; l < kLanes; ++l)
             if (!(v[l] & 0x7c00u)) v[l] &= 0xffff8000u;
@@ -177,24 +182,22 @@ void for_f16(uint32_t* v, int shift, F f) {
         v[l] = (v[l] & ~(0xffffu << shift)) | f(half) << shift;
     }
 }
-// Clamp to [0, 1]; NaN becomes 0 (dx10_clamp). Halves compare as sign-magnitude integers.
-uint32_t clamp_f16(uint32_t h) { return (h & 0x7fff) > 0x7c00 || h & 0x8000 ? 0 : h > 0x3c00 ? 0x3c00 : h; }
-uint32_t clamp_bf16(uint32_t h) { return (h & 0x7fff) > 0x7f80 || h & 0x8000 ? 0 : h > 0x3f80 ? 0x3f80 : h; }
-
-void clamp_f32(uint32_t* v) {
-#pragma omp simd
-    for (int l = 0; l < kLanes; ++l) {
-        const uint32_t x = v[l];
-        v[l] = (x & 0x80000000u) || x > 0x7f800000u ? 0u : x > 0x3f800000u ? 0x3f800000u : x;
-    }
+// Clamp to [0, 1] of numbers as sign-magnitude integers. A NaN becomes 0 where MODE's DX10_CLAMP is on, as it is by default, and else stays.
+template <class Bits>
+Bits clamped(Bits x, Bits one, Bits infinity, bool keep_nan) {
+    constexpr Bits sign = Bits{1} << (sizeof(Bits) * 8 - 1);
+    if ((x & ~sign) > infinity) return keep_nan ? x : 0;
+    return x & sign ? 0 : x > one ? one : x;
 }
 
-void clamp_f64(uint32_t* v) {
+void clamp_f32(uint32_t* v, bool keep_nan) {
+#pragma omp simd
+    for (int l = 0; l < kLanes; ++l) v[l] = clamped<uint32_t>(v[l], 0x3f800000u, 0x7f800000u, keep_nan);
+}
+
+void clamp_f64(uint32_t* v, bool keep_nan) {
     for (int l = 0; l < kLanes; ++l) {
-        uint64_t x = v[l] | static_cast<uint64_t>(v[kLanes + l]) << 32;
-        constexpr uint64_t one = 0x3ff0000000000000ull, infinity = 0x7ff0000000000000ull;
-        if (x >> 63 || x > infinity) x = 0;
-        else if (x > one) x = one;
+        const uint64_t x = clamped<uint64_t>(v[l] | static_cast<uint64_t>(v[kLanes + l]) << 32, 0x3ff0000000000000ull, 0x7ff0000000000000ull, keep_nan);
         v[l] = static_cast<uint32_t>(x), v[kLanes + l] = static_cast<uint32_t>(x >> 32);
     }
 }
@@ -214,7 +217,6 @@ uint32_t scale_f16(uint32_t h, int exponent) {
 
 // The output multiplier is ignored in IEEE mode and where output denormals are kept (manual, 6.2.2): that is, in what compilers set up.
 bool omod_applies(const Wave& w, Type type, DenormalMode output) {
-    constexpr uint32_t kIeee = 1u << 9;
     return !(w.mode & kIeee) && !(type == Type::f32 ? output.f32 : output.wide);
 }
 
@@ -250,11 +252,13 @@ void apply_omod(uint32_t* v, Type type, uint8_t omod) {
     }
 }
 
-void apply_clamp(uint32_t* v, Type type) {
+void apply_clamp(uint32_t* v, Type type, bool keep_nan) {
+    const auto clamp_f16 = [&](uint32_t h) -> uint32_t { return clamped<uint16_t>(static_cast<uint16_t>(h), 0x3c00, 0x7c00, keep_nan); };
+    const auto clamp_bf16 = [&](uint32_t h) -> uint32_t { return clamped<uint16_t>(static_cast<uint16_t>(h), 0x3f80, 0x7f80, keep_nan); };
     switch (type) {
-        case Type::f32: clamp_f32(v); break;
-        case Type::pkf32: clamp_f32(v), clamp_f32(v + kLanes); break;
-        case Type::f64: clamp_f64(v); break;
+        case Type::f32: clamp_f32(v, keep_nan); break;
+        case Type::pkf32: clamp_f32(v, keep_nan), clamp_f32(v + kLanes, keep_nan); break;
+        case Type::f64: clamp_f64(v, keep_nan); break;
         case Type::f16: for_f16(v, 0, clamp_f16); break;
         case Type::bf16: for_f16(v, 0, clamp_bf16); break;
         case Type::pk16f: for_f16(v, 0, clamp_f16), for_f16(v, 16, clamp_f16); break;
@@ -313,10 +317,12 @@ void exec_valu(Wave& w, const Inst& i) {
         if (i.modifier == Modifier::sdwa && k < 2) sdwa_select(v, i.src_sel[k], i.sext >> k & 1);
         if (is_packed16(type)) {
             select_halves(v, i, k, type);
+            if (special_mode) flush_denormals(v, type, input);
             continue;
         }
         if (type == Type::pkf32) {
             select_pair(v, i, k);
+            if (special_mode) flush_denormals(v, type, input);
             continue;
         }
         if (type_is_16bit(type)) {
@@ -347,7 +353,7 @@ void exec_valu(Wave& w, const Inst& i) {
         flush_denormals(result.v, op.dst, output);
         clear_negative_zeros(result.v, op.dst);
     }
-    if (i.clamp && !(op.flags & kNoClamp)) apply_clamp(result.v, op.dst);
+    if (i.clamp && !(op.flags & kNoClamp)) apply_clamp(result.v, op.dst, !(w.mode & kDx10Clamp));
     uint32_t* destination = w.reg(i.dst);
     if (i.modifier == Modifier::sdwa) {
         sdwa_place(result.v, destination, i);

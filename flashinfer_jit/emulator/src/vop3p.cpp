@@ -143,15 +143,6 @@ void packed_f32(const LaneArgs& x) {
 #pragma omp simd
     for (int l = 0; l < 2 * kLanes; ++l) x.d[l] = as_bits(f(as_float(x.a[l]), as_float(x.b[l])));
 }
-// The executor has put S0[op_sel[0]] and S1[op_sel[1]] first; op_sel_hi has no meaning here.
-void packed_move(const LaneArgs& x) {
-#pragma omp simd
-    for (int l = 0; l < kLanes; ++l) {
-        const uint32_t low = x.a[l], high = x.b[l];
-        x.d[l] = low, x.d[kLanes + l] = high;
-    }
-}
-
 // ---- dot products ----------------------------------------------------------------------------------------------------
 // Addition order of AMD's pseudocode; products of halves are exact in f32.
 void dot2_f16(const LaneArgs& x) {
@@ -239,8 +230,10 @@ void exec_mix(Wave& w, const Inst& i) {
         for (int l = 0; l < kLanes; ++l) c[l] = std::fma(a[l], b[l], c[l]);
     }
     if (i.clamp) {
+        const bool keep_nan = !(w.mode >> 8 & 1);   // DX10_CLAMP off
 #pragma omp simd
-        for (int l = 0; l < kLanes; ++l) c[l] = c[l] > 0.0f ? (c[l] < 1.0f ? c[l] : 1.0f) : 0.0f;   // NaN gives 0
+        for (int l = 0; l < kLanes; ++l)
+            if (!(keep_nan && c[l] != c[l])) c[l] = c[l] > 0.0f ? (c[l] < 1.0f ? c[l] : 1.0f) : 0.0f;
     }
     if (result == MixResult::full) {
         const float smallest = w.mode >> 5 & 1 ? 0.0f : 0x1p-126f;
@@ -257,6 +250,20 @@ void exec_mix(Wave& w, const Inst& i) {
     }
 #pragma omp simd
     for (int l = 0; l < kLanes; ++l) d[l] = (out[l] & active[l]) | (d[l] & ~active[l]);
+}
+
+// v_pk_mov_b32: S0's register of op_sel[0] and S1's of op_sel[1]. A move, so no modifier and no flushing.
+void exec_packed_move(Wave& w, const Inst& i) {
+    alignas(64) uint32_t pair[2][2 * kLanes];
+    for (int k = 0; k < 2; ++k) read_lanes(w, i, i.src[k], Type::pkf32, pair[k]);
+    if (w.status == Status::faulted) return;
+    const uint32_t* const active = w.active_lanes();
+    for (int k = 0; k < 2; ++k) {
+        const uint32_t* const from = pair[k] + (i.op_sel >> k & 1) * kLanes;
+        uint32_t* const d = w.reg(static_cast<uint16_t>(i.dst + k));
+#pragma omp simd
+        for (int l = 0; l < kLanes; ++l) d[l] = (from[l] & active[l]) | (d[l] & ~active[l]);
+    }
 }
 
 void move_lanes(const LaneArgs& x) { std::memmove(x.d, x.a, kLanes * sizeof(uint32_t)); }
@@ -298,7 +305,7 @@ const OpInfo kRows[] = {
     packed(48, "v_pk_fma_f32", packed_f32_fma, Type::pkf32, 3),
     packed(49, "v_pk_mul_f32", packed_f32<multiply_f32>, Type::pkf32, 2),
     packed(50, "v_pk_add_f32", packed_f32<add_f32>, Type::pkf32, 2),
-    packed(51, "v_pk_mov_b32", packed_move, Type::pkf32, 2),
+    {51, "v_pk_mov_b32", kBoth, Class::VALU_PACKED, exec_packed_move, nullptr, Type::pkf32, {Type::pkf32, Type::pkf32, Type::none}},
 
     mixed(32, "v_fma_mix_f32", exec_mix<MixResult::full>, Type::f32),
     mixed(33, "v_fma_mixlo_f16", exec_mix<MixResult::low>, Type::f16),
