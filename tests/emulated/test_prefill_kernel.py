@@ -199,3 +199,12 @@ def test_tiles_fit_every_head_dim(arch):
         assert sorted(tile.block_q for tile in tiles) == [tile.block_q for tile in tiles]
         for tile in tiles:
             assert 2 * prefill_stage_bytes(config, ARCHS[arch], tile.block_kv) <= ARCHS[arch].lds_bytes
+
+
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name.startswith(("tile", "dim", "mask", "group"))])
+def test_lds_accesses_meet_no_bank_conflicts(name, arch):
+    problem = PROBLEMS[name]
+    launch(problem, make_inputs(problem), arch)
+    report = emulator.last_report()
+    assert report.lds_accesses > 0
+    assert report.lds_conflict_cycles == 0

@@ -226,13 +226,14 @@ __device__ __forceinline__ Fragment read_k(const LdsBytes* tile, int lane_offset
 }
 
 // V is transposed on its way into LDS: a chunk is 8 keys of one column. Chunks of 8 keys lie in the order of the matrix
-// rows that make their columns, permuted within 8 so that the writes of 8 lanes meet all banks as the reads do.
+// rows that make their columns, permuted within 8 so that the lanes of a turn meet all banks: for reads of 16 bytes these
+// are lanes 0-3 with 20-23, 4-7 with 16-19, 8-11 with 28-31, 12-15 with 24-27 and the same from 32 on, for writes 8 in a row.
 struct VLayout {
   static constexpr int kMatrixRows = (kHeadDimVo + 31) / 32 * 32;
   static constexpr int kBytes = kBlockKv / 8 * kMatrixRows * kChunkBytes;
 
   static constexpr int place(int keys, int matrix_row) {
-    return (keys * kMatrixRows + (matrix_row ^ ((matrix_row >> 3 & 1) | (matrix_row >> 2 & 4)))) * kChunkBytes;
+    return (keys * kMatrixRows + (matrix_row ^ ((matrix_row >> 1 & 4) | (matrix_row >> 4 & 1)))) * kChunkBytes;
   }
 
   // Where lane l starts to read A operands of O^T = V^T P^T: matrix row l % 32, chunk l / 32 of every step's two.
