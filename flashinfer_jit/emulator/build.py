@@ -173,7 +173,11 @@ def find_compiler() -> HostCompiler:
     searched = []
     for argv in _candidates():
         try:
-            version = process.run([argv[0], "version"] if Path(argv[0]).name == "zig" else [*argv, "--version"])
+            if Path(argv[0]).name == "zig":
+                # It brings its own headers, and would first build its C++ library only to be asked a question.
+                version = process.run([argv[0], "version"])
+                return HostCompiler(tuple(argv), f"zig {version.output}")
+            version = process.run([*argv, "--version"])
             if version.returncode != 0:
                 searched.append(f"  {argv[0]}: --version fails")
                 continue

@@ -99,7 +99,11 @@ DispatchBlock make_dispatch_block(const LaunchRequest& r) {
 
 void start_wave(Wave& w, const LaunchRequest& r, const DispatchBlock& dispatch, uint64_t dispatch_id) {
     const Kernel& k = *r.kernel;
-    std::memset(w.v, 0, sizeof w.v);
+    // What the kernel declares begins as zero, so that a run can be repeated; the hardware leaves old values. VGPRs come in granules of
+    // 8 for both files together (rsrc1), of which the first are VGPRs (rsrc3, granules of 4) and the rest AccVGPRs.
+    const uint32_t declared = std::min(512u, ((k.rsrc1 & 0x3f) + 1) * 8), vgprs = std::min(256u, ((k.rsrc3 & 0x3f) + 1) * 4);
+    std::memset(w.v, 0, sizeof w.v[0] * std::min(declared, vgprs));
+    if (declared > vgprs) std::memset(w.v[256], 0, sizeof w.v[0] * std::min(256u, declared - vgprs));
     std::memset(w.s, 0, sizeof w.s);
     w.scc = 0, w.trap_status = 0, w.gpr_index_mode = 0, w.executed = 0, w.clock = 0;
     w.recent = nullptr;
