@@ -288,17 +288,18 @@ EMU_EXPORT int hipSetDeviceFlags(uint32_t) { return hipSuccess; }
 EMU_EXPORT int hipGetDeviceFlags(uint32_t* flags) {
     return api("hipGetDeviceFlags", [&] { *require(flags, "flags") = 0; });
 }
+constexpr int kLimitStack = 0;
 EMU_EXPORT int hipDeviceGetLimit(size_t* value, int limit) {
     return api("hipDeviceGetLimit", [&] {
-        require(value, "pValue");
-        if (limit == 0) *value = 1024;                  // stack of a lane
-        else if (limit == 2) *value = 4u << 20;         // device-side malloc heap
-        else fail(hipErrorUnsupportedLimit, "limit %d is not supported", limit);
+        if (limit != kLimitStack) fail(hipErrorUnsupportedLimit, "limit %d is not supported: the emulator knows hipLimitStackSize (0)", limit);
+        *require(value, "pValue") = stack_limit();
     });
 }
-EMU_EXPORT int hipDeviceSetLimit(int limit, size_t) {
+EMU_EXPORT int hipDeviceSetLimit(int limit, size_t value) {
     return api("hipDeviceSetLimit", [&] {
-        if (limit != 0 && limit != 2) fail(hipErrorUnsupportedLimit, "limit %d is not supported", limit);
+        if (limit != kLimitStack) fail(hipErrorUnsupportedLimit, "limit %d is not supported: the emulator knows hipLimitStackSize (0)", limit);
+        if (value > kLargestStack) fail(hipErrorInvalidValue, "a stack of %zu bytes a lane; at most %u are possible", value, kLargestStack);
+        set_stack_limit(static_cast<uint32_t>(value));
     });
 }
 EMU_EXPORT int hipDeviceGetStreamPriorityRange(int* least, int* greatest) {

@@ -21,10 +21,11 @@ constexpr size_t kKeptSlots = 2;
 constexpr uint64_t kDefaultBudget = 200u * 1000 * 1000;
 // Scratch of one lane: the largest that the descriptors of real kernels ask for is some kilobytes.
 constexpr uint32_t kLargestScratch = 1u << 18;
-constexpr uint32_t kDynamicStack = 16384;
+constexpr uint32_t kDefaultStack = 16384;
 constexpr uint64_t kBarrierBytes = 4;
 
 std::atomic<uint64_t> configured_budget{0};
+std::atomic<uint32_t> configured_stack{kDefaultStack};
 std::atomic<uint64_t> dispatches{0};
 
 // A workgroup's state on the host. Each thread keeps its slots from launch to launch: waves are large.
@@ -279,6 +280,9 @@ private:
 }  // namespace
 
 void set_instruction_budget(uint64_t instructions) { configured_budget = instructions; }
+void set_stack_limit(uint32_t bytes) { configured_stack = bytes; }
+uint32_t stack_limit() { return configured_stack; }
+
 uint64_t instruction_budget() {
     const uint64_t set = configured_budget;
     return set ? set : kDefaultBudget;
@@ -316,7 +320,7 @@ void run_launch(const LaunchRequest& request, LaunchResult& result) {
     result.arch = request.object->arch;
     result.grid = request.grid, result.block = request.block;
     result.lds_bytes = k.lds_bytes + request.dynamic_lds;
-    result.scratch_bytes = (k.scratch_bytes + (k.dynamic_stack ? kDynamicStack : 0) + 3) & ~3u;
+    result.scratch_bytes = (k.scratch_bytes + (k.dynamic_stack ? stack_limit() : 0) + 3) & ~3u;
     const auto begin = std::chrono::steady_clock::now();
     KernelJob(request, result).run();
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

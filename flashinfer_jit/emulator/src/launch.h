@@ -72,6 +72,11 @@ void set_pool_threads(uint32_t threads);
 void set_instruction_budget(uint64_t instructions);
 uint64_t instruction_budget();
 
+// Scratch of a lane for kernels whose need the compiler cannot tell (recursion, calls through pointers).
+constexpr uint32_t kLargestStack = 1u << 18;
+void set_stack_limit(uint32_t bytes);
+uint32_t stack_limit();
+
 // report.cpp
 Error error_of(FaultKind kind);
 std::string describe_fault(const LaunchResult& result);
