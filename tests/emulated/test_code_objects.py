@@ -444,8 +444,6 @@ def test_arguments_that_do_not_fit(arch):
             emulator.run(image, "kernel", 1, 64, arguments, arch=arch)
     with pytest.raises(UnsupportedConfigError, match="checks"):
         emulator.run(image, "kernel", 1, 64, (out, 1), arch=arch, checks=("race",))
-    with pytest.raises(UnsupportedConfigError, match="timing"):
-        emulator.run(image, "kernel", 1, 64, (out, 1), arch=arch, timing=True)
     with pytest.raises(UnsupportedConfigError):
         emulator.run(image, "kernel", 1, 64, (out, 1), arch="gfx90a")
 
