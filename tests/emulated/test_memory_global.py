@@ -326,7 +326,7 @@ def test_global_loads_into_lds(arch: str) -> None:
     for name, size, signed in DIRECT:
         if size > 4 and arch == "gfx942":
             continue
-        for where in (Form("pair", 0), Form("saddr", 16)):
+        for where in (Form("pair", 0), Form("saddr", 16), Form("saddr", -16)):
             cases += [
                 direct_case(name, size, signed, where, m0) for m0 in (0, 1024 + 3, LDS_BYTES - 100, 1 << 16 | 256)
             ]

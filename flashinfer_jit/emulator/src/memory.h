@@ -127,8 +127,8 @@ template <int kDwords, class At> inline void scatter_rows(At at, const uint32_t*
     } else if constexpr (kDwords == 2) {
         for (int l = 0; l < kLanes; l += 4) {
             const __m128i low = _mm_unpacklo_epi32(row(0, l), row(1, l)), high = _mm_unpackhi_epi32(row(0, l), row(1, l));
-            _mm_storel_epi64(pointer(l), low), _mm_storeh_pd(reinterpret_cast<double*>(at(l + 1)), _mm_castsi128_pd(low));
-            _mm_storel_epi64(pointer(l + 2), high), _mm_storeh_pd(reinterpret_cast<double*>(at(l + 3)), _mm_castsi128_pd(high));
+            _mm_storel_epi64(pointer(l), low), _mm_storel_epi64(pointer(l + 1), _mm_unpackhi_epi64(low, low));
+            _mm_storel_epi64(pointer(l + 2), high), _mm_storel_epi64(pointer(l + 3), _mm_unpackhi_epi64(high, high));
         }
     } else {
         for (int l = 0; l < kLanes; l += 4) {
