@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.emulated.assemble import assemble
+from emulated.assemble import assemble
 
 LANES = 64
 LDS_BYTES = 5120  # a multiple of both parts' allocation granules, 512 and 1280 bytes

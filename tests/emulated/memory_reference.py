@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tests.emulated.memory_machine import State
+from emulated.memory_machine import State
 
 
 def load_bytes(block: np.ndarray, offset: int, count: int) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.emulated.memory_machine import ADDRESS, LANES, MEMORY_BYTES, State, registers
+from emulated.memory_machine import ADDRESS, LANES, MEMORY_BYTES, State, registers
 
 SRSRC, SOFFSET = 36, 45
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from emulated.assemble import assemble
 from flashinfer_jit import emulator
-from tests.emulated.assemble import assemble
 
 LANES = range(64)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.emulated.memory_machine import (
+from emulated.memory_machine import (
     ADDRESS,
     ALL,
     DATA,
@@ -18,7 +18,7 @@ from tests.emulated.memory_machine import (
     registers,
     run_cases,
 )
-from tests.emulated.memory_reference import (
+from emulated.memory_reference import (
     Format,
     Operation,
     float_operations,
@@ -29,8 +29,8 @@ from tests.emulated.memory_reference import (
     put,
     store_bytes,
 )
-from tests.emulated.memory_resource import Resource, indices
-from tests.emulated.test_memory_global import (
+from emulated.memory_resource import Resource, indices
+from emulated.test_memory_global import (
     DIRECT,
     INTEGER_NAMES,
     LOADS,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from emulated.assemble import assemble
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
-from tests.emulated.assemble import assemble
 
 PROLOGUE = """
   s_load_dwordx4 s[4:7], s[0:1], 0x0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.emulated.memory_machine import (
+from emulated.memory_machine import (
     ADDRESS,
     DATA,
     LANES,
@@ -14,8 +14,8 @@ from tests.emulated.memory_machine import (
     registers,
     run_cases,
 )
-from tests.emulated.memory_reference import Format, get, load_bytes, put, store_bytes
-from tests.emulated.test_memory_global import DIRECT, LOADS, STORES, store_direct
+from emulated.memory_reference import Format, get, load_bytes, put, store_bytes
+from emulated.test_memory_global import DIRECT, LOADS, STORES, store_direct
 
 SCRATCH_BYTES = 256
 SHARED_APERTURE, PRIVATE_APERTURE = 1 << 50, 1 << 51

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.emulated.memory_machine import ADDRESS, ALL, DATA, LANES, RESULT, Case, State, registers, run_cases
-from tests.emulated.memory_reference import as_float, float_bits, load_bytes, store_bytes
-from tests.emulated.memory_resource import Resource, indices
+from emulated.memory_machine import ADDRESS, ALL, DATA, LANES, RESULT, Case, State, registers, run_cases
+from emulated.memory_reference import as_float, float_bits, load_bytes, store_bytes
+from emulated.memory_resource import Resource, indices
 
 MASKS = (ALL, 0x0F0F_F0F0_00FF_8001)
 

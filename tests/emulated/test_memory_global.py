@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.emulated.memory_machine import (
+from emulated.memory_machine import (
     ADDRESS,
     DATA,
     LANES,
@@ -18,7 +18,7 @@ from tests.emulated.memory_machine import (
     registers,
     run_cases,
 )
-from tests.emulated.memory_reference import (
+from emulated.memory_reference import (
     Format,
     Operation,
     float_operations,
@@ -30,7 +30,7 @@ from tests.emulated.memory_reference import (
     random_halves,
     store_bytes,
 )
-from tests.emulated.test_memory_lds import floats
+from emulated.test_memory_lds import floats
 
 LOADS = {
     "load_ubyte": Format(1),
@@ -265,8 +265,8 @@ def test_packed_float_atomics(arch: str, flat: bool, kind: str) -> None:
 
 def test_workgroups_share_atomics(arch: str) -> None:
     """Integer sums are exact whatever the order in which the groups run."""
+    from emulated.assemble import assemble
     from flashinfer_jit import emulator
-    from tests.emulated.assemble import assemble
 
     text = """
       s_load_dwordx2 s[8:9], s[0:1], 0x0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.emulated.memory_machine import (
+from emulated.memory_machine import (
     ADDRESS,
     ALL,
     DATA,
@@ -15,7 +15,7 @@ from tests.emulated.memory_machine import (
     registers,
     run_cases,
 )
-from tests.emulated.memory_reference import get, load_bytes, put
+from emulated.memory_reference import get, load_bytes, put
 
 OFFSETS = (0, 4, 252, 1000)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.emulated.memory_machine import (
+from emulated.memory_machine import (
     ADDRESS,
     ALL,
     DATA,
@@ -18,7 +18,7 @@ from tests.emulated.memory_machine import (
     registers,
     run_cases,
 )
-from tests.emulated.memory_reference import (
+from emulated.memory_reference import (
     Format,
     Operation,
     float_bits,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.emulated.memory_machine import ALL, MEMORY_BYTES, Case, State, run_cases
-from tests.emulated.memory_reference import integer_operations, load_bytes, store_bytes
-from tests.emulated.test_memory_global import INTEGER_NAMES
+from emulated.memory_machine import ALL, MEMORY_BYTES, Case, State, run_cases
+from emulated.memory_reference import integer_operations, load_bytes, store_bytes
+from emulated.test_memory_global import INTEGER_NAMES
 
 BASE, SRSRC, SOFFSET, DATA, RESULT = 36, 40, 44, 48, 48
 WIDTHS = {"dword": 1, "dwordx2": 2, "dwordx4": 4, "dwordx8": 8, "dwordx16": 16}
@@ -137,8 +137,8 @@ def test_atomics(arch: str, buffer: bool) -> None:
 
 
 def test_clocks_advance_and_are_deterministic(arch: str) -> None:
+    from emulated.assemble import assemble
     from flashinfer_jit import emulator
-    from tests.emulated.assemble import assemble
 
     text = """
       s_load_dwordx2 s[4:5], s[0:1], 0x0
