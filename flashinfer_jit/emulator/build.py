@@ -38,7 +38,8 @@ COMPILE_FLAGS = (
     *("-std=c++17", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-fvisibility=hidden", "-pthread", *CPU_FLAGS),
 )
-LINK_FLAGS = ("-shared", "-pthread", "-ldl", f"-Wl,-soname,{LIBRARY}", "-Wl,--no-undefined")
+LINK_FLAGS = ("-shared", "-pthread", "-ldl", f"-Wl,-soname,{LIBRARY}", "-Wl,--no-undefined", "-Wl,--strip-debug")
+EXPORTS = "exports.map"
 NEWEST_CLANG_TRIED, OLDEST_CLANG = 30, 10
 STALE_OBJECT_SECONDS = 14 * 86400.0
 _INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -234,7 +235,7 @@ def _cached(library: Path, start: float) -> Built:
 
 
 def _sources() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h", ".inc")}
+    return {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h", ".map")}
 
 
 def _digest(*parts: object) -> str:
@@ -271,7 +272,8 @@ def _build_in(cache: Cache, key: str, compiler: HostCompiler, progress: Progress
             compiled, paths = _compile_all(compiler, objects, staged, progress)
             library = staged / LIBRARY
             log = staged / LOG
-            _run([*compiler.argv, *map(str, paths), *LINK_FLAGS, "-o", str(library)], log, "linking the emulator")
+            flags = [*LINK_FLAGS, f"-Wl,--version-script={SOURCES / EXPORTS}", "-o", str(library)]
+            _run([*compiler.argv, *map(str, paths), *flags], log, "linking the emulator")
             meta = {"compiler": compiler.title, "units": len(paths), "bytes": library.stat().st_size, "cpu": CPU_LEVEL}
             (staged / META).write_text(json.dumps(meta, indent=1) + "\n")
             for path in staged.iterdir():
