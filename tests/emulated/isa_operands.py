@@ -14,6 +14,8 @@ E64_BASE = {"VOPC": 0, "VOP2": 0x100, "VOP1": 0x140}
 _ENUMS = {
     "SOP1": amd.SOP1Op, "SOP2": amd.SOP2Op, "SOPC": amd.SOPCOp, "SOPK": amd.SOPKOp, "SOPP": amd.SOPPOp,
     "VOP1": amd.VOP1Op, "VOP2": amd.VOP2Op, "VOPC": amd.VOPCOp, "VOP3": amd.VOP3Op, "VOP3P": amd.VOP3POp,
+    "SMEM": amd.SMEMOp, "DS": amd.DSOp, "FLAT": amd.FLATOp, "GLOBAL": amd.GLOBALOp, "SCRATCH": amd.SCRATCHOp,
+    "MUBUF": amd.MUBUFOp, "MTBUF": amd.MTBUFOp,
 }  # fmt: skip
 
 

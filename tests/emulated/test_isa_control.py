@@ -7,6 +7,7 @@ from emulated import isa_encoding as code
 from emulated.assemble import assemble
 from emulated.isa_machine import MODE
 from emulated.isa_optable import rows
+from emulated.isa_samples import samples
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
 
@@ -239,29 +240,11 @@ def test_programmes_end_where_they_say(arch: str, ending: str) -> None:
     assert memory[0] == 5
 
 
-def encoded(encoding: str, opcode: int) -> list[int]:
-    """Some valid word of an opcode: registers 8 and up, no modifiers."""
-    match encoding:
-        case "SOP1":
-            return code.sop1(opcode, 8, 10)
-        case "SOP2":
-            return code.sop2(opcode, 8, 10, 12)
-        case "SOPP":
-            return code.sopp(opcode)
-        case "VOP1":
-            return code.vop1(opcode, 4, code.vgpr(8))
-        case "VOP3P":
-            return code.vop3p(opcode, 16, [code.vgpr(8), code.vgpr(10), code.vgpr(32)], op_sel_hi=0)
-        case "DS":
-            return [0x36 << 26 | opcode << 17, 0]
-    raise AssertionError(f"add an encoding of {encoding} to this test")
-
-
 def test_refused_instructions_name_themselves(arch: str) -> None:
     refused = [row for row in rows() if row.refused and arch in row.archs]
     assert refused
     for row in refused:
-        words = ", ".join(f"{word:#x}" for word in encoded(row.encoding, row.opcode))
+        words = ", ".join(f"{word:#x}" for word in samples(row.encoding, row.opcode, row.name)[0])
         blob = assemble(f"{PROLOGUE}.long {words}\ns_endpgm\n", arch, arguments=["ptr"], directives=MODE)
         with pytest.raises(HipError, match=row.name):
             emulator.run(blob, "kernel", 1, 64, [np.zeros(4, dtype=np.uint32)], arch=arch)

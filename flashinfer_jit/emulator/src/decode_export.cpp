@@ -54,15 +54,15 @@ __attribute__((visibility("default"))) const char* fij_emu_optable_json() {
     return json.c_str();
 }
 
-// Decodes `size` bytes from `code` on, instruction by instruction: "offset length encoding opcode name" lines in `out`, "?" as the name where
-// no row matches. `arch` is 942 or 950. Returns the bytes that the whole text needs with its terminating zero; `out` gets what fits.
+// Decodes `size` bytes from `code` on, instruction by instruction: "offset length encoding opcode name" lines in `out`, "-" and "?" where
+// no encoding or no row matches. `arch` is 942 or 950. Returns the bytes that the whole text needs with its terminating zero; `out` gets what fits.
 __attribute__((visibility("default"))) uint64_t fij_emu_decode(uint32_t arch, const uint8_t* code, uint64_t size, char* out, uint64_t capacity) {
     std::string text;
     emu::Inst inst;
     for (uint64_t at = 0; at + 4 <= size;) {
         const bool known = emu::decode(arch == 950 ? emu::Arch::gfx950 : emu::Arch::gfx942, code + at, size - at, inst);
         char line[160];
-        std::snprintf(line, sizeof line, "%llu %d %s %d %s\n", static_cast<unsigned long long>(at), inst.size, emu::encoding_name(inst.enc),
+        std::snprintf(line, sizeof line, "%llu %d %s %d %s\n", static_cast<unsigned long long>(at), inst.size, inst.enc < emu::Enc::count ? emu::encoding_name(inst.enc) : "-",
                       known ? inst.op->opcode : -1, known ? inst.op->name : "?");
         text += line;
         at += inst.size ? inst.size : 4;
