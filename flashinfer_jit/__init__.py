@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from flashinfer_jit import cascade as cascade
+    from flashinfer_jit import decode as decode
     from flashinfer_jit import emulator as emulator
     from flashinfer_jit import errors as errors
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import runtime as runtime
+    from flashinfer_jit.cascade import merge_state as merge_state
+    from flashinfer_jit.cascade import merge_state_in_place as merge_state_in_place
+    from flashinfer_jit.cascade import merge_states as merge_states
+    from flashinfer_jit.decode import single_decode_with_kv_cache as single_decode_with_kv_cache
     from flashinfer_jit.jit.kernels import freeze as freeze
     from flashinfer_jit.jit.kernels import on_compile as on_compile
     from flashinfer_jit.prefill import single_prefill_with_kv_cache as single_prefill_with_kv_cache
@@ -25,13 +31,19 @@ if TYPE_CHECKING:
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {
+    "cascade": "cascade",
+    "decode": "decode",
     "device": "runtime",
     "emulator": "emulator",
     "errors": "errors",
     "freeze": "jit.kernels",
+    "merge_state": "cascade",
+    "merge_state_in_place": "cascade",
+    "merge_states": "cascade",
     "on_compile": "jit.kernels",
     "prefill": "prefill",
     "runtime": "runtime",
+    "single_decode_with_kv_cache": "decode",
     "single_prefill_with_kv_cache": "prefill",
     "single_prefill_with_kv_cache_return_lse": "prefill",
     "use_stream": "runtime",

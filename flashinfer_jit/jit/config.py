@@ -112,7 +112,8 @@ BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "kv_source": ("contiguous",),
         "has_sinks": (False,),
     },
-    "decode": {"mask_mode": ("none", "causal")},
+    # Query tokens of a request see the keys up to their own; with one of them that is no mask at all.
+    "decode": {"mask_mode": ("causal",)},
 }
 
 

@@ -127,7 +127,7 @@ DECODE = _table(
     (
         "work_items",
         "const int32_t*",
-        "[num_work_items, 8]: request, keys [begin, end), partial row or -1, its stride, 3 unused",
+        "[num_work_items, 8]: request, keys [begin, end), end -1 if unused; partial row or -1, its stride; 3 unused",
     ),
     ("paged_kv_indptr", "const int32_t*", "[num_requests + 1]: where a request's pages begin in paged_kv_indices"),
     ("paged_kv_indices", "const int32_t*", "page numbers"),
@@ -172,7 +172,7 @@ MERGE_STATES = _table(
     ("sinks", "const float*", "[num_heads]: logits of keys whose value is 0"),
     ("mask", "const uint8_t*", "[num_output_rows]: rows with 0 are left alone; null means all"),
     ("indptr", "const int32_t*", "[num_rows + 1]: where a row's states begin; null for num_states each"),
-    ("output_rows", "const int32_t*", "[num_rows]: with indptr, the output row of each"),
+    ("output_rows", "const int32_t*", "[num_rows]: with indptr, the output row of each; -1 for nothing"),
     ("v_stride_state", "int64_t", "elements between states"),
     ("v_stride_head", "int64_t", "elements between heads of v"),
     ("s_stride_state", "int64_t", "elements between states of s"),

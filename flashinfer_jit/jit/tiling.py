@@ -121,7 +121,11 @@ def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
         and config.kv_source in ("page_size_1", "page_size_any")
     ):
         waves_per_simd = 3
-    return (TileConfig(16, 64, 4, waves_per_simd),)
+    one_row_tile = TileConfig(16, 64, 4, waves_per_simd)
+    # Every further row tile has an output of its own; K and V are read once for all of them.
+    rows = 64 if head_dim <= 128 else 32
+    wide = TileConfig(rows, 64, 4, 2 if head_dim <= 80 else 1)
+    return (wide,) if config.group_size > 16 else (one_row_tile, wide)
 
 
 def _attention_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:

@@ -62,6 +62,23 @@ class EmulatedRuntime(Runtime):
     kind = "emulator"
     device_type = "cpu"
 
+    def __init__(self) -> None:
+        super().__init__()
+        # A graph may be replayed at any time later. PyTorch's pool for graphs keeps the memory that a call allocates
+        # while it is captured; CPU tensors have no such pool, so those of captured launches stay alive here.
+        self._captured: list[torch.Tensor] = []
+
+    def is_capturing(self) -> bool:
+        """Return whether the stream named by ``use_stream`` is being captured into a graph."""
+        return self._is_capturing(stream_handle.get())
+
+    def _is_capturing(self, stream: int) -> bool:
+        if stream == 0:
+            return False
+        status = ctypes.c_int()
+        self.call("hipStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
+        return status.value != 0
+
     def _open(self) -> tuple[MappedLibrary, ctypes.CDLL]:
         handle = emulator.load()
         return require_one(mapped_libraries()), handle
@@ -100,6 +117,8 @@ class EmulatedRuntime(Runtime):
         roles = _roles(kernel.key.config.params_table)
         ranges = (_Range * len(tensors))(*((*extent(tensor), *roles[name]) for name, tensor in tensors.items()))
         index = _DEVICE_INDEX[kernel.key.arch.name]
+        if self._is_capturing(stream):
+            self._captured += tensors.values()
         previous = self.swap_device(index)
         try:
             handle.fij_emu_set_named_launch_ranges(ranges, len(tensors))

@@ -1,0 +1,91 @@
+"""Options that every attention call has, checked and turned into what kernels take."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flashinfer_jit import validation
+
+LOG2_E = math.log2(math.e)
+DEFAULT_ROPE_SCALE = 1.0
+DEFAULT_ROPE_THETA = 1e4
+POSITION_ENCODINGS = {"NONE": "none", "ROPE_LLAMA": "rope_llama", "ALIBI": "alibi"}
+DTYPES_Q = (torch.float16, torch.bfloat16)
+DTYPES_FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsOptions:
+    """What happens to logits before the softmax, beside their scale.
+
+    Attributes
+    ----------
+    position_encoding : str
+        ``none``, ``rope_llama`` or ``alibi``.
+    window_left : int
+        Keys to the left that a query sees; -1 for all.
+    logits_soft_cap : float
+        0 for none.
+    rope_frequency : float
+        Revolutions per token of the first pair of dimensions.
+    rope_decay : float
+        The factor from one pair to the next.
+    """
+
+    position_encoding: str
+    window_left: int
+    logits_soft_cap: float
+    rope_frequency: float
+    rope_decay: float
+
+
+def check_logits_options(
+    pos_encoding_mode: str,
+    window_left: Any,
+    logits_soft_cap: Any,
+    rope_scale: Any,
+    rope_theta: Any,
+    head_dim_qk: int,
+) -> LogitsOptions:
+    """Return the options, checked.
+
+    Raises
+    ------
+    KeyError
+        For an unknown ``pos_encoding_mode``.
+    ValueError
+        For a window, a cap, a RoPE scale or base that is out of range, and for RoPE parameters without RoPE.
+    """
+    validation.check_pos_encoding_mode(pos_encoding_mode)
+    validation.check_window_left(window_left)
+    cap = validation.check_logits_soft_cap(logits_soft_cap)
+    if pos_encoding_mode != "ROPE_LLAMA":
+        for name, value in (("rope_scale", rope_scale), ("rope_theta", rope_theta)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} has no meaning with pos_encoding_mode={pos_encoding_mode!r}: expected None, or "
+                    "pos_encoding_mode='ROPE_LLAMA'"
+                )
+    scale = DEFAULT_ROPE_SCALE if rope_scale is None else validation.check_scale("rope_scale", rope_scale)
+    theta = DEFAULT_ROPE_THETA if rope_theta is None else validation.check_scale("rope_theta", rope_theta)
+    return LogitsOptions(
+        position_encoding=POSITION_ENCODINGS[pos_encoding_mode],
+        window_left=window_left,
+        logits_soft_cap=cap,
+        rope_frequency=1.0 / (2.0 * math.pi * scale),
+        rope_decay=theta ** (-2.0 / head_dim_qk),
+    )
+
+
+def softmax_scale(default: float, sm_scale: Any, *scales: tuple[str, Any]) -> float:
+    """Return the factor of logits: ``sm_scale``, or ``default`` if it is None, times the named scales that are given.
+
+    Raises ValueError for a scale that is no positive finite number.
+    """
+    result = default if sm_scale is None else validation.check_scale("sm_scale", sm_scale)
+    for name, scale in scales:
+        if scale is not None:
+            result *= validation.check_scale(name, scale)
+    return result

@@ -1,0 +1,308 @@
+"""Decode attention: one query token of a request, or a few, against its keys and values."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flashinfer_jit import env, merge, runtime, scheduler, validation
+from flashinfer_jit.attention_options import (
+    DTYPES_FP8,
+    DTYPES_Q,
+    LOG2_E,
+    LogitsOptions,
+    check_logits_options,
+    softmax_scale,
+)
+from flashinfer_jit.jit import kernels, tiling
+from flashinfer_jit.jit.arch import Arch
+from flashinfer_jit.jit.config import AttentionConfig
+from flashinfer_jit.jit.key import KernelKey
+from flashinfer_jit.runtime.base import Runtime
+
+__all__ = ["single_decode_with_kv_cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """All that a call depends on beside the number of keys and strides; kept for the next call like it."""
+
+    key: KernelKey
+    merge_key: KernelKey
+    logits: LogitsOptions
+    max_parts: int
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim_vo: int
+    default_sm_scale: float
+    # Which dimension of k and v counts tokens, and which heads.
+    kv_token_dim: int
+    kv_head_dim: int
+
+
+# Calls that passed validation, by everything validation looks at except lengths and strides.
+_problems: dict[tuple[Any, ...], _Problem] = {}
+
+
+def choose_tile(tiles: tuple[tiling.TileConfig, ...], num_rows: int) -> tiling.TileConfig:
+    """Return the smallest of ``tiles`` that holds all packed query rows of a request, or else the largest."""
+    return next((tile for tile in tiles if num_rows <= tile.block_q), tiles[-1])
+
+
+def max_work_items(arch: Arch, tile: tiling.TileConfig, num_rows: int, num_kv_heads: int) -> int:
+    """Return how many parts of requests ``arch`` attends at the same time: its workgroups over those of a part."""
+    blocks_per_cu = 4 * tile.waves_per_simd // tile.num_waves
+    return max(1, arch.num_cus * blocks_per_cu // (num_kv_heads * -(-num_rows // tile.block_q)))
+
+
+def single_decode_with_kv_cache(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    kv_layout: str = "NHD",
+    pos_encoding_mode: str = "NONE",
+    use_tensor_cores: bool = False,
+    q_scale: float | None = None,
+    k_scale: float | None = None,
+    v_scale: float | None = None,
+    window_left: int = -1,
+    logits_soft_cap: float | None = None,
+    sm_scale: float | None = None,
+    rope_scale: float | None = None,
+    rope_theta: float | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    r"""Return the attention of one request's newest token over its keys and values.
+
+    Computes ``softmax(q k^T * sm_scale) v`` for every query head, with sums and softmax in float32. Query head ``h``
+    uses KV head ``h // (num_qo_heads // num_kv_heads)``, any number of them to one; each key and value is read once
+    for all of them, up to 64 heads (32 if the head dimension is above 128). Long caches are split
+    over the GPU's compute units and the parts merged by a second kernel; nothing synchronises, so the call can be
+    captured into a graph.
+
+    Parameters
+    ----------
+    q : torch.Tensor
+        Queries, ``[num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will do whose
+        last one is 1 and whose others are multiples of 16 bytes; nothing is copied.
+    k : torch.Tensor
+        Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND, of the
+        dtype of ``q`` or of any of the four fp8 dtypes, which are converted exactly on both architectures.
+    v : torch.Tensor
+        Values, ``[kv_len, num_kv_heads, head_dim_vo]`` or ``[num_kv_heads, kv_len, head_dim_vo]``, dtype as ``k``.
+    kv_layout : str
+        ``NHD`` or ``HND``. Neither costs more than the other.
+    pos_encoding_mode : str
+        ``NONE``, ``ROPE_LLAMA`` (``k`` holds unrotated keys, token ``i`` at position ``i``, the query at
+        ``kv_len - 1``) or ``ALIBI`` (``slope * key index`` is added; slopes as in arXiv 2108.12409).
+    use_tensor_cores : bool
+        Accepted for compatibility: matrix instructions are always used.
+    q_scale, k_scale, v_scale : float, optional
+        Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output.
+    window_left : int
+        Keys to the left that the query sees beside its own; -1 is all. Keys outside are not read.
+    logits_soft_cap : float, optional
+        ``cap * tanh(logit / cap)``; None and 0 mean none.
+    sm_scale : float, optional
+        The softmax scale, above 0; the default is ``1 / sqrt(head_dim_qk)``.
+    rope_scale, rope_theta : float, optional
+        Interpolation factor and base of ``ROPE_LLAMA``; the defaults are 1 and 10000. With bfloat16 queries, rotated
+        queries and keys are rounded to bfloat16, which the log-sum-exp shows by up to about 5e-3.
+    return_lse : bool
+        Whether to return the log-sum-exp too.
+
+    Returns
+    -------
+    torch.Tensor or tuple of torch.Tensor
+        The output, ``[num_qo_heads, head_dim_vo]`` of the dtype of ``q``; with ``return_lse`` also the log-sum-exp of
+        the logits to base 2, ``[num_qo_heads]`` float32. Without keys (``kv_len`` 0) they are 0 and -inf.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a dtype or head dimension that no kernel is built for; it is a ValueError.
+    ValueError
+        For shapes, strides and devices that do not fit, head counts that do not divide, options out of range.
+    KeyError
+        For an unknown ``kv_layout`` or ``pos_encoding_mode``.
+    TypeError
+        If ``q``, ``k`` or ``v`` is no tensor.
+    HipError
+        If a launch fails.
+
+    Examples
+    --------
+    >>> import torch, flashinfer_jit
+    >>> device = flashinfer_jit.device()
+    >>> q = torch.randn(32, 128, dtype=torch.float16, device=device)
+    >>> k, v = torch.randn(2, 1000, 8, 128, dtype=torch.float16, device=device).unbind()
+    >>> flashinfer_jit.single_decode_with_kv_cache(q, k, v).shape
+    torch.Size([32, 128])
+    """
+    active = runtime.current()
+    options = (kv_layout, pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta)
+    problem = None
+    try:
+        token_dim = 1 if kv_layout == "HND" else 0
+        signature = (
+            *(active.kind, active.arch(q.device).name, q.device, k.device, v.device, q.dtype, k.dtype, v.dtype),
+            *(q.shape, k.ndim, v.ndim, k.shape[1 - token_dim], k.shape[2], v.shape[1 - token_dim], v.shape[2]),
+            *(options, os.environ.get(env.BACKEND.name)),
+        )
+        problem = _problems.get(signature)
+    except (AttributeError, IndexError, TypeError):
+        # Something is no tensor, has too few dimensions, or is not hashable: validation says what.
+        signature = None
+    if problem is None:
+        problem = _validate(active, q, k, v, *options)
+        if signature is not None:
+            _problems[signature] = problem
+    scale = problem.default_sm_scale
+    if sm_scale is not None or q_scale is not None or k_scale is not None:
+        scale = softmax_scale(scale, sm_scale, ("q_scale", q_scale), ("k_scale", k_scale))
+    output_scale = 1.0 if v_scale is None else validation.check_scale("v_scale", v_scale)
+    return _run(active, problem, q, k, v, scale, output_scale, return_lse)
+
+
+def _validate(
+    active: Runtime,
+    q: Any,
+    k: Any,
+    v: Any,
+    kv_layout: str,
+    pos_encoding_mode: str,
+    window_left: int,
+    logits_soft_cap: float | None,
+    rope_scale: float | None,
+    rope_theta: float | None,
+) -> _Problem:
+    """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
+    validation.check_kv_layout(kv_layout)
+    validation.resolve_backend("auto")
+    kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
+    validation.check_tensor("q", q, ("num_qo_heads", "head_dim_qk"))
+    validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))
+    validation.check_tensor("v", v, (*kv_dims, "head_dim_vo"))
+    validation.check_device(active, {"q": q, "k": k, "v": v})
+    dtype_q = validation.check_dtype("q", q.dtype, DTYPES_Q)
+    dtype_kv = validation.check_dtype("k", k.dtype, (q.dtype, *DTYPES_FP8))
+    validation.check_dtype("v", v.dtype, (k.dtype,), " as that of k")
+    num_qo_heads, head_dim_qk = q.shape
+    if k.shape[2] != head_dim_qk:
+        raise ValueError(f"Invalid shape of k: expected head_dim_qk {head_dim_qk} as that of q, got {k.shape[2]}")
+    token_dim, head_dim = (0, 1) if kv_layout == "NHD" else (1, 0)
+    num_kv_heads = k.shape[head_dim]
+    if v.shape[head_dim] != num_kv_heads:
+        raise ValueError(
+            f"Invalid shape of v: expected num_kv_heads {num_kv_heads} as that of k, got {v.shape[head_dim]}"
+        )
+    group_size = validation.check_heads(num_qo_heads, num_kv_heads)
+    logits = check_logits_options(
+        pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta, max(head_dim_qk, 1)
+    )
+
+    arch = active.arch(q.device)
+    config = AttentionConfig(
+        phase="decode",
+        dtype_q=dtype_q,
+        dtype_kv=dtype_kv,
+        dtype_o=dtype_q,
+        head_dim_qk=head_dim_qk,
+        head_dim_vo=v.shape[2],
+        group_size=group_size,
+        mask_mode="causal",
+        position_encoding=logits.position_encoding,
+        has_window=window_left >= 0,
+        has_soft_cap=logits.logits_soft_cap > 0,
+    )
+    tile = choose_tile(tiling.candidates(config, arch), group_size)
+    return _Problem(
+        key=KernelKey(config, tile, arch),
+        merge_key=merge.merge_key(arch, "float32", dtype_q, v.shape[2]),
+        logits=logits,
+        max_parts=max_work_items(arch, tile, group_size, num_kv_heads),
+        num_qo_heads=num_qo_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim_vo=v.shape[2],
+        default_sm_scale=1.0 / math.sqrt(head_dim_qk),
+        kv_token_dim=token_dim,
+        kv_head_dim=head_dim,
+    )
+
+
+def _run(
+    active: Runtime,
+    problem: _Problem,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    output_scale: float,
+    return_lse: bool,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Check lengths and strides, split the keys, launch."""
+    token_dim, head_dim = problem.kv_token_dim, problem.kv_head_dim
+    num_heads, head_dim_vo = problem.num_qo_heads, problem.head_dim_vo
+    kv_len = k.shape[token_dim]
+    if v.shape[token_dim] != kv_len:
+        raise ValueError(f"Invalid shape of v: expected kv_len {kv_len} as that of k, got {v.shape[token_dim]}")
+    if kv_len > validation.INT32_MAX:
+        raise ValueError(f"kv_len={kv_len} must be at most {validation.INT32_MAX}")
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        validation.check_rows(name, tensor)
+    validation.check_token_stride("k", k, token_dim)
+    validation.check_token_stride("v", v, token_dim)
+
+    kernel = kernels.get_kernel(problem.key, active)
+    logits = problem.logits
+    kv_begin = max(0, kv_len - 1 - logits.window_left) if logits.window_left >= 0 else 0
+    parts, chunk = scheduler.split_one(kv_len - kv_begin, problem.max_parts)
+    device = q.device
+    o = torch.empty((num_heads, head_dim_vo), dtype=q.dtype, device=device)
+    lse = torch.empty((num_heads,), dtype=torch.float32, device=device) if return_lse else None
+    tensors = {"q": q, "k": k, "v": v, "o": o}
+    if parts > 1:
+        partial_o = torch.empty((parts, num_heads, head_dim_vo), dtype=torch.float32, device=device)
+        partial_lse = torch.empty((parts, num_heads), dtype=torch.float32, device=device)
+        tensors.update(partial_o=partial_o, partial_lse=partial_lse)
+    elif lse is not None:
+        tensors["lse"] = lse
+    k_strides, v_strides = k.stride(), v.stride()
+    params = kernel.params_type(
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        q_stride_h=q.stride(0),
+        k_stride_n=k_strides[token_dim],
+        k_stride_h=k_strides[head_dim],
+        v_stride_n=v_strides[token_dim],
+        v_stride_h=v_strides[head_dim],
+        o_stride_h=head_dim_vo,
+        num_work_items=parts,
+        qo_len=1,
+        kv_begin=kv_begin,
+        kv_len=kv_len,
+        kv_chunk=chunk,
+        num_qo_heads=num_heads,
+        num_kv_heads=problem.num_kv_heads,
+        window_left=logits.window_left,
+        sm_scale_log2=scale * LOG2_E,
+        output_scale=output_scale,
+        logits_soft_cap=logits.logits_soft_cap,
+        rope_frequency=logits.rope_frequency,
+        rope_decay=logits.rope_decay,
+    )
+    active.launch(kernel, params, tensors, None)
+    if parts > 1:
+        merge.merge_partials(
+            active,
+            problem.merge_key,
+            partial_o,
+            partial_lse,
+            o[None],
+            None if lse is None else lse[None],
+            num_rows=1,
+            num_states=parts,
+            output_scale=output_scale,
+        )
+    return o if lse is None else (o, lse)
