@@ -250,10 +250,19 @@ def _run(
         raise ValueError(f"Invalid shape of v: expected kv_len {kv_len} as that of k, got {v.shape[token_dim]}")
     if kv_len > validation.INT32_MAX:
         raise ValueError(f"kv_len={kv_len} must be at most {validation.INT32_MAX}")
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        validation.check_rows(name, tensor)
-    validation.check_token_stride("k", k, token_dim)
-    validation.check_token_stride("v", v, token_dim)
+    q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
+    addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    # Sixteen elements are 16 bytes at least; one test of the common case, the careful ones when it fails.
+    strides = q_strides[0] | k_strides[0] | k_strides[1] | v_strides[0] | v_strides[1]
+    if (
+        (strides | addresses[0] | addresses[1] | addresses[2]) & 15
+        or strides > validation.MAX_TOKEN_STRIDE_BYTES // 2
+        or not q_strides[1] == k_strides[2] == v_strides[2] == 1
+    ):
+        for name, tensor in (("q", q), ("k", k), ("v", v)):
+            validation.check_rows(name, tensor)
+        validation.check_token_stride("k", k, token_dim)
+        validation.check_token_stride("v", v, token_dim)
 
     kernel = kernels.get_kernel(problem.key, active)
     logits = problem.logits
@@ -263,16 +272,22 @@ def _run(
     o = torch.empty((num_heads, head_dim_vo), dtype=q.dtype, device=device)
     lse = torch.empty((num_heads,), dtype=torch.float32, device=device) if return_lse else None
     tensors = {"q": q, "k": k, "v": v, "o": o}
+    partial_o = partial_lse = None
     if parts > 1:
         partial_o = torch.empty((parts, num_heads, head_dim_vo), dtype=torch.float32, device=device)
         partial_lse = torch.empty((parts, num_heads), dtype=torch.float32, device=device)
         tensors.update(partial_o=partial_o, partial_lse=partial_lse)
     elif lse is not None:
         tensors["lse"] = lse
-    k_strides, v_strides = k.stride(), v.stride()
     params = kernel.params_type(
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-        q_stride_h=q.stride(0),
+        q=addresses[0],
+        k=addresses[1],
+        v=addresses[2],
+        o=o.data_ptr(),
+        lse=None if lse is None else lse.data_ptr(),
+        partial_o=None if partial_o is None else partial_o.data_ptr(),
+        partial_lse=None if partial_lse is None else partial_lse.data_ptr(),
+        q_stride_h=q_strides[0],
         k_stride_n=k_strides[token_dim],
         k_stride_h=k_strides[head_dim],
         v_stride_n=v_strides[token_dim],
@@ -293,7 +308,7 @@ def _run(
         rope_decay=logits.rope_decay,
     )
     active.launch(kernel, params, tensors, None)
-    if parts > 1:
+    if partial_o is not None and partial_lse is not None:
         merge.merge_partials(
             active,
             problem.merge_key,
