@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -26,13 +27,19 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], int]) -> int:
     """Return the exit status of ``main``, turning the package's errors and Ctrl-C into a message and a status."""
     try:
-        return main()
+        status = main()
+        sys.stdout.flush()
+        return status
     except (InvalidSettingError, UnsupportedConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FlashInferJitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -1,27 +1,35 @@
-"""``python -m flashinfer_jit.warmup``: compile kernels ahead of time. Needs neither torch nor a GPU."""
+"""``python -m flashinfer_jit.warmup``: compile kernels ahead of time. Needs neither torch nor a GPU.
+
+Without a choice of kernels the default presets are compiled. A kernel that is there already costs milliseconds; after
+Ctrl-C the next run goes on where this one ended.
+"""
 
 import argparse
+import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from flashinfer_jit import env
+from flashinfer_jit import plan
 from flashinfer_jit.command_line import Parser, arch_list, positive, run
-from flashinfer_jit.errors import FlashInferJitError, UnsupportedConfigError
+from flashinfer_jit.errors import FlashInferJitError, InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS, Arch
-from flashinfer_jit.jit.cache import Entry
-from flashinfer_jit.jit.config import AttentionConfig
-from flashinfer_jit.jit.kernels import KernelKey, build_kernel, find_entry, key_from_dict
-from flashinfer_jit.jit.tiling import candidates
+from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry
+from flashinfer_jit.jit.config import ALLOWED, KernelConfig
+from flashinfer_jit.jit.files import public_mkdir
+from flashinfer_jit.jit.kernels import KernelKey, build_kernel, find_entry, lookup_in
+from flashinfer_jit.jit.machine import max_jobs
+from flashinfer_jit.presets import DEFAULT_PRESETS, MODELS, check_names, preset_configs
+from flashinfer_jit.progress import Progress, stream_for
 
-# Query heads per KV head of current open models, by head dim: Llama 3 (4, 8), Qwen 2.5 and 3 (4 to 8), SmolLM2 (3).
-DEFAULT_GROUP_SIZES = {64: (1, 3, 4, 8), 128: (1, 4, 5, 7, 8)}
+DEFAULT_DTYPES = ("bfloat16",)
+# In the order in which the last line counts them.
+STATUSES = ("compiled", "cached", "missing", "failed", "not tried")
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,11 @@ class Outcome:
     key : KernelKey
         Which one.
     status : str
-        ``cached``, ``compiled`` or ``failed``.
+        ``cached``, ``compiled`` or ``failed``; ``missing`` where nothing was to be compiled.
     seconds : float
         Wall-clock time, waiting for other processes included.
     entry : Entry or None
-        Where it is, unless it failed.
+        Where it is, unless it failed or is missing.
     error : str
         Why it failed.
     """
@@ -56,27 +64,52 @@ class Outcome:
         return values | ({"error": self.error} if self.error else {})
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The kernels that a command line asks for.
+
+    Attributes
+    ----------
+    keys : list of KernelKey
+        Each once.
+    left_out : list of str
+        What presets need and no kernel is built for.
+    """
+
+    keys: list[KernelKey]
+    left_out: list[str]
+
+
 def default_keys(archs: Sequence[Arch]) -> list[KernelKey]:
     """Return the kernels that common models need, with all tiles, for the architectures given."""
+    return _of_presets(DEFAULT_PRESETS, DEFAULT_DTYPES, archs).keys
+
+
+def _of_presets(names: Sequence[str], dtypes: Sequence[str], archs: Sequence[Arch]) -> Choice:
+    configs: dict[KernelConfig, None] = {}
+    left_out: dict[str, None] = {}
+    for name in names:
+        for dtype in dtypes:
+            built, missing = preset_configs(name, dtype)
+            configs.update(dict.fromkeys(built))
+            left_out.update(dict.fromkeys(missing))
     keys = []
-    for arch, dtype, head_dim in product(archs, ("bfloat16", "float16"), DEFAULT_GROUP_SIZES):
-        for group_size, mask_mode in product(DEFAULT_GROUP_SIZES[head_dim], ("causal", "none")):
-            config = AttentionConfig("prefill", dtype, dtype, dtype, head_dim, head_dim, group_size, mask_mode)
-            keys += [KernelKey(config, tile, arch) for tile in candidates(config, arch)]
-    return keys
+    for arch in archs:
+        for config in configs:
+            try:
+                keys += plan.keys_of([config], [arch])
+            except UnsupportedConfigError as error:
+                left_out[f"{config.slug()}: {error}"] = None
+    return Choice(keys, list(left_out))
 
 
-def default_jobs() -> int:
-    """Return how many compilers to run at once: one per usable core, at most MAX_JOBS."""
-    cores = len(os.sched_getaffinity(0))
-    limit = env.MAX_JOBS.get()
-    return cores if limit is None else min(cores, limit)
-
-
-def compile_all(keys: Sequence[KernelKey], jobs: int) -> Iterator[Outcome]:
+def compile_all(
+    keys: Sequence[KernelKey], jobs: int, work: Callable[[KernelKey], Outcome] | None = None
+) -> Iterator[Outcome]:
     """Compile kernels, several at once, and yield each outcome as it is known; a failure does not stop the others."""
+    work = work or _compile
     with ThreadPoolExecutor(jobs) as pool:
-        waiting: set[Future[Outcome]] = {pool.submit(_compile, key) for key in dict.fromkeys(keys)}
+        waiting: set[Future[Outcome]] = {pool.submit(work, key) for key in dict.fromkeys(keys)}
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -86,7 +119,7 @@ def compile_all(keys: Sequence[KernelKey], jobs: int) -> Iterator[Outcome]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _compile(key: KernelKey) -> Outcome:
+def _compile(key: KernelKey, output: Cache | None = None) -> Outcome:
     start = time.perf_counter()
 
     def outcome(status: str, entry: Entry | None, error: str = "") -> Outcome:
@@ -94,60 +127,199 @@ def _compile(key: KernelKey) -> Outcome:
 
     try:
         found = find_entry(key)
-        return outcome("cached", found) if found is not None else outcome("compiled", build_kernel(key))
+        entry = found or build_kernel(key)
+        if output is not None:
+            entry = output.export(entry, key)
+        return outcome("compiled" if found is None else "cached", entry)
     except FlashInferJitError as error:
         return outcome("failed", None, str(error))
+    except OSError as error:
+        if output is None or error.errno not in NOT_WRITABLE:
+            raise
+        return outcome("failed", None, f"cannot write {output.root}: {error.strerror}")
 
 
-def _key(text: str) -> KernelKey:
-    try:
-        return key_from_dict(json.loads(text))
-    except UnsupportedConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed: expected a JSON object with arch, config and tile, as error messages give it"
-        ) from None
+def _look(key: KernelKey, output: Cache | None = None) -> Outcome:
+    """Do as ``_compile`` would, without compiling."""
+    start = time.perf_counter()
+    found = find_entry(key) if output is None else lookup_in(output, key)
+    return Outcome(key, "missing" if found is None else "cached", round(time.perf_counter() - start, 4), found)
+
+
+def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Turn the package's errors about a value into argparse's."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except (UnsupportedConfigError, InvalidSettingError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _presets(text: str) -> tuple[str, ...]:
+    names = check_names(_words(text))
+    if not names:
+        raise UnsupportedConfigError(f"{text!r} is not allowed: expected names of presets joined by commas, or all")
+    return names
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    dtypes = _words(text)
+    if not dtypes or not set(dtypes) <= set(ALLOWED["dtype_q"]):
+        raise UnsupportedConfigError(f"{text!r} is not allowed: expected {', '.join(ALLOWED['dtype_q'])}, or both")
+    return dtypes
 
 
 def _line(number: int, total: int, outcome: Outcome) -> str:
     text = f"[{number}/{total}] {outcome.status} {outcome.key}"
     if outcome.entry is None:
-        return f"{text}: {outcome.error}"
+        return f"{text}: {outcome.error}" if outcome.error else text
     resources = outcome.entry.meta["resources"]
     spills = resources["vgpr_spills"] + resources["sgpr_spills"]
     return f"{text}: {outcome.seconds:.2f} s, {resources['vgpr']} VGPR, {spills} spills"
 
 
-def _warm_up(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    keys = list(dict.fromkeys(arguments.key or default_keys(arguments.arch)))
+def _chosen(arguments: argparse.Namespace) -> Choice:
+    """Return what the options ask for together; the default presets if they name nothing."""
+    plans = arguments.from_file or []
+    archs = arguments.arch or tuple(dict.fromkeys(arch for p in plans for arch in p.archs)) or tuple(ARCHS.values())
+    dtypes = arguments.dtype or tuple(dict.fromkeys(d for p in plans for d in p.dtypes)) or DEFAULT_DTYPES
+    presets = [name for names in arguments.preset or () for name in names] + [n for p in plans for n in p.presets]
+    configs = [*(arguments.config or ()), *(config for p in plans for config in p.configs)]
+    recorded = [key for keys in arguments.from_log or () for key in keys]
+    if arguments.arch:
+        recorded = [key for key in recorded if key.arch in arguments.arch]
+    named = arguments.preset or arguments.config or plans or arguments.from_log or arguments.key
+    choice = _of_presets(presets, dtypes, archs) if named else Choice(default_keys(archs), [])
+    keys = [*(arguments.key or ()), *recorded, *plan.keys_of(configs, archs), *choice.keys]
+    return Choice(list(dict.fromkeys(keys)), choice.left_out)
+
+
+def _warm_up(arguments: argparse.Namespace) -> int:
+    choice = _chosen(arguments)
+    output = Cache(arguments.output.absolute()) if arguments.output else None
+    only_look = arguments.check or arguments.dry_run
+    # Looking is no work for several: in order, then.
+    jobs = 1 if only_look else min(arguments.jobs or max_jobs(), max_jobs())
     start = time.perf_counter()
-    outcomes = []
-    for outcome in compile_all(keys, arguments.jobs or default_jobs()):
-        outcomes.append(outcome)
-        say(_line(len(outcomes), len(keys), outcome))
-    counts = {status: sum(o.status == status for o in outcomes) for status in ("compiled", "cached", "failed")}
-    seconds = round(time.perf_counter() - start, 3)
+    outcomes: list[Outcome] = []
+    with Progress(len(choice.keys), stream_for(arguments.json), arguments.quiet) as progress:
+        if not arguments.quiet:
+            for line in choice.left_out:
+                print(f"left out: {line}", file=sys.stderr)
+        work = (lambda key: _look(key, output)) if only_look else (lambda key: _compile(key, output))
+        for outcome in compile_all(choice.keys, jobs, work):
+            outcomes.append(outcome)
+            important = outcome.status in ("failed", "missing")
+            # Only what is missing is news where nothing is compiled.
+            if important or not only_look:
+                progress.step(_line(len(outcomes), len(choice.keys), outcome), important=important)
+            if outcome.status == "failed" and arguments.fail_fast:
+                break
+    if output is not None and not only_look:
+        _finish(output)
+    return _sum_up(arguments, choice, outcomes, time.perf_counter() - start)
+
+
+def _finish(output: Cache) -> None:
+    """Leave nothing in a folder to be shipped but kernels, readable by all."""
+    with contextlib.suppress(OSError):
+        (output.base / "staging").rmdir()
+    with contextlib.suppress(OSError):
+        public_mkdir(output.base, output.root)
+
+
+def _sum_up(arguments: argparse.Namespace, choice: Choice, outcomes: list[Outcome], seconds: float) -> int:
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
+    counts["not tried"] = len(choice.keys) - len(outcomes)
     if arguments.json:
-        print(json.dumps({**counts, "seconds": seconds, "kernels": [outcome.to_dict() for outcome in outcomes]}))
+        kernels = [outcome.to_dict() for outcome in outcomes]
+        said = {**counts, "seconds": round(seconds, 3), "left_out": choice.left_out, "kernels": kernels}
+        print(json.dumps(said))
     else:
-        print(", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {seconds:.1f} s")
-    return 1 if counts["failed"] else 0
+        shown = [f"{counts[s]} {s}" for s in STATUSES if counts[s] or s in STATUSES[:2] or s == "failed"]
+        where = f" in {arguments.output}" if arguments.output else ""
+        print(", ".join(shown) + f"{where} in {seconds:.1f} s")
+    failed = counts["failed"] or (arguments.check and counts["missing"])
+    return 1 if failed else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m flashinfer_jit.warmup", description=__doc__)
+    what = parser.add_argument_group("which kernels (several together; without any, the default presets)")
+    what.add_argument(
+        "--preset",
+        type=_argument(_presets),
+        action="append",
+        metavar="NAME,...",
+        help="models whose attention to compile, or all; --list-presets shows them",
+    )
+    what.add_argument(
+        "--config",
+        type=_argument(plan.parse_config),
+        action="append",
+        metavar="CONFIG",
+        help="one configuration: phase=decode,dtype=bfloat16,head_dim=128,group_size=8, or its JSON",
+    )
+    what.add_argument(
+        "--from-file",
+        type=_argument(lambda text: plan.read_plan(Path(text))),
+        action="append",
+        metavar="PLAN.toml",
+        help="a file that names presets and configurations",
+    )
+    what.add_argument(
+        "--from-log",
+        type=_argument(lambda text: plan.read_record(Path(text))),
+        action="append",
+        metavar="FILE",
+        help="what a program used that ran with FLASHINFER_JIT_RECORD=FILE",
+    )
+    what.add_argument(
+        "--key", type=_argument(plan.parse_key), action="append", help="one kernel with one tile, as JSON"
+    )
+    what.add_argument("--arch", type=arch_list, help="GPUs, joined by commas: all")
+    what.add_argument("--dtype", type=_argument(_dtypes), help="of presets, joined by commas: bfloat16")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--jobs", type=positive, help="compilers at once; never more than cores, memory and MAX_JOBS allow"
+    )
+    how.add_argument("--output", type=Path, metavar="DIR", help="also copy the kernels to a folder that can be shipped")
+    how.add_argument("--fail-fast", action="store_true", help="stop at the first kernel that cannot be compiled")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--check", action="store_true", help="compile nothing; exit 1 if kernels are missing")
+    instead.add_argument("--dry-run", action="store_true", help="compile nothing; say what would be compiled")
+    instead.add_argument("--list-presets", action="store_true", help="show the presets and their sources")
+    said = parser.add_argument_group("what is said")
+    said.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    said.add_argument("--quiet", action="store_true", help="only failures, what is missing, and the last line")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = Parser(prog="python -m flashinfer_jit.warmup", description=__doc__)
-    parser.add_argument("--arch", type=arch_list, default=tuple(ARCHS.values()), help="GPUs, joined by commas: all")
-    parser.add_argument("--jobs", type=positive, help="compilers at once: one per core, at most MAX_JOBS")
-    parser.add_argument("--key", type=_key, action="append", help="compile just this kernel; may be given repeatedly")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
+    return run(lambda: _list_presets(arguments.json) if arguments.list_presets else _warm_up(arguments))
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
-    return run(lambda: _warm_up(arguments, say))
+def _list_presets(as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({name: asdict(model) for name, model in MODELS.items()}))
+        return 0
+    for name, model in MODELS.items():
+        dims = sorted({model.head_dim_qk, model.head_dim_vo}, reverse=True)
+        extra = [word for word, on in (("window", any(model.windows)), ("soft cap", model.has_soft_cap)) if on]
+        extra += [word for word, on in (("sinks", model.has_sinks), ("latent KV", model.is_latent)) if on]
+        heads = f"{model.num_qo_heads}/{model.num_kv_heads} heads of {'/'.join(map(str, dims))}"
+        default = " (default)" if name in DEFAULT_PRESETS else ""
+        print(f"{name:18} {heads:24} {', '.join(extra):20} {model.source}{default}")
+    return 0
 
 
 if __name__ == "__main__":

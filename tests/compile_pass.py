@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import conftest  # noqa: F401  (says where the tests' cache is)
 from emulated import test_merge, test_prefill_kernel, test_single_decode, test_single_prefill
 from flashinfer_jit.jit.arch import ARCHS
-from flashinfer_jit.warmup import compile_all, default_jobs
+from flashinfer_jit.jit.machine import max_jobs
+from flashinfer_jit.warmup import compile_all
 
 SUITES = (test_merge, test_prefill_kernel, test_single_decode, test_single_prefill)
 
@@ -21,7 +22,7 @@ SUITES = (test_merge, test_prefill_kernel, test_single_decode, test_single_prefi
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=sorted(ARCHS), help="for this GPU only")
-    parser.add_argument("--jobs", type=int, default=default_jobs())
+    parser.add_argument("--jobs", type=int, default=max_jobs())
     options, _ = parser.parse_known_args()
     archs = [ARCHS[options.arch]] if options.arch else list(ARCHS.values())
     start = time.perf_counter()

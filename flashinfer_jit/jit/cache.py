@@ -24,7 +24,7 @@ from typing import Any
 
 from flashinfer_jit import env
 from flashinfer_jit.errors import UnsafeCacheError
-from flashinfer_jit.jit.files import fsync, private_mkdir
+from flashinfer_jit.jit.files import fsync, private_mkdir, public_mkdir
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.log import logger, warn_once
 
@@ -201,6 +201,27 @@ class Cache:
             fsync(path)
         fsync(staged)
         private_mkdir(final.parent)
+        return self._publish(staged, final, meta)
+
+    def export(self, entry: Entry, key: KernelKey) -> Entry:
+        """Copy an entry of another cache into this one, a folder to be shipped: readable by all users.
+
+        Raises OSError if the folder cannot be written.
+        """
+        relative = Path(VERSION, key.arch.name, key.slug(), entry.directory.parent.name, entry.directory.name)
+        existing = self._read(self.root / relative)
+        if existing is not None:
+            return existing
+        with self.staging() as staged:
+            staged.chmod(0o755)
+            for name in (SOURCE, LIBRARY, META, LOG):
+                shutil.copyfile(entry.directory / name, staged / name)
+                (staged / name).chmod(0o644)
+                fsync(staged / name)
+            public_mkdir((self.root / relative).parent, self.root)
+            return self._publish(staged, self.root / relative, entry.meta)
+
+    def _publish(self, staged: Path, final: Path, meta: dict[str, Any]) -> Entry:
         for _ in range(3):
             try:
                 staged.rename(final)
@@ -225,6 +246,19 @@ class Cache:
             kept = Path(tempfile.mkdtemp(prefix="flashinfer_jit-failed-"))
             shutil.copytree(staged, kept, dirs_exist_ok=True)
         return kept
+
+
+# How old the time of last use may be before it is written again: a hit should not cost a write.
+USED_GRANULE_SECONDS = 3600.0
+
+
+def mark_used(entry: Entry) -> None:
+    """Remember, as the library's access time, that an entry was wanted now; whatever the mount options say."""
+    with contextlib.suppress(OSError):
+        status = entry.library.stat()
+        now = time.time()
+        if now - status.st_atime > USED_GRANULE_SECONDS:
+            os.utime(entry.library, ns=(int(now * 1e9), status.st_mtime_ns))
 
 
 _temporary: Cache | None = None

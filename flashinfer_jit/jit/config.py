@@ -171,7 +171,7 @@ class AttentionConfig(KernelConfig):
             value = getattr(self, axis)
             # 1 == True in Python, but "has_window": 1 in a plan file would be another key for the same kernel.
             if value not in allowed or type(value) is not type(allowed[0]):
-                raise UnsupportedConfigError(f"{axis}={value!r} is not allowed: expected {_one_of(allowed)}")
+                raise UnsupportedConfigError(f"{axis}={value!r} is not allowed: {_one_of(allowed)}")
         if type(self.group_size) is not int or not 1 <= self.group_size <= MAX_GROUP_SIZE:
             raise UnsupportedConfigError(
                 f"group_size={self.group_size!r} is not allowed: expected 1 to {MAX_GROUP_SIZE}"

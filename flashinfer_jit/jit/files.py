@@ -16,6 +16,15 @@ def private_mkdir(path: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
 
 
+def public_mkdir(path: Path, root: Path) -> None:
+    """Make a directory and its parents up to ``root``, all readable by everybody, whatever the umask."""
+    private_mkdir(path)
+    for directory in (path, *path.parents):
+        directory.chmod(0o755)
+        if directory == root:
+            break
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that readers see the old contents or all of the new ones."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

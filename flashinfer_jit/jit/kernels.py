@@ -19,14 +19,15 @@ from flashinfer_jit.jit.compiler import StepFailed, compile_kernel
 from flashinfer_jit.jit.files import private_mkdir
 from flashinfer_jit.jit.key import KernelKey, key_from_dict
 from flashinfer_jit.jit.loader import Kernel, Runtime, load
-from flashinfer_jit.jit.lock import locked
+from flashinfer_jit.jit.lock import compile_slot, locked
+from flashinfer_jit.jit.machine import max_jobs
 from flashinfer_jit.jit.render import render
 from flashinfer_jit.jit.toolchain import Toolchain, find_toolchain, semantic_flags
 from flashinfer_jit.log import logger, warn_once
 
 __all__ = [
     "CompileEvent", "Kernel", "KernelKey", "Runtime", "build_kernel", "find_entry", "forget", "freeze", "get_kernel",
-    "key_from_dict", "on_compile",
+    "key_from_dict", "lookup_in", "on_compile",
 ]  # fmt: skip
 
 FREEZE_MODES = ("off", "warn", "error")
@@ -107,6 +108,7 @@ def build_kernel(key: KernelKey) -> Entry:
     source, source_key = _source(key)
     entry = _find(key, source_key)
     if entry is not None:
+        cache.mark_used(entry)
         return entry
     _refuse_unless_allowed(key)
     user = _user_cache()
@@ -128,6 +130,11 @@ def build_kernel(key: KernelKey) -> Entry:
 def find_entry(key: KernelKey) -> Entry | None:
     """Return the cache entry of ``key`` if there is one; never compiles."""
     return _find(key, _source(key)[1])
+
+
+def lookup_in(where: Cache, key: KernelKey) -> Entry | None:
+    """Return the entry of ``key`` in one cache, whatever compiled it."""
+    return where.lookup(key, _source(key)[1], None)
 
 
 def _source(key: KernelKey) -> tuple[str, str]:
@@ -176,9 +183,11 @@ def _compile_once(where: Cache, key: KernelKey, source: str, source_key: str, to
 
 def _compile(where: Cache, key: KernelKey, source: str, source_key: str, toolchain: Toolchain) -> Entry:
     logger.info("compiling %s with %s; to compile ahead: %s", key, toolchain.title, warmup_command(key))
+    slot = compile_slot(where.base / "locks" / "slots", max_jobs(), f"compiling {key}")
     with where.staging() as staged, log.phase("compile", str(key)):
         try:
-            compiled = compile_kernel(key, source, toolchain, staged)
+            with slot:
+                compiled = compile_kernel(key, source, toolchain, staged)
         except StepFailed as failure:
             kept = where.keep_failed(staged, key, source_key)
             raise diagnostics.compilation_error(failure, toolchain, kept) from None

@@ -1,7 +1,8 @@
-"""One lock per kernel between processes. It only saves work: what makes the cache correct is the rename in cache.py.
+"""Locks between processes: one per kernel, and a few slots that bound how many compilers run at once.
 
-The kernel frees an flock when its holder dies, however it dies; lock files are never deleted, because a waiter would
-then hold a lock on a file that nobody else sees.
+They only save work: what makes the cache correct is the rename in cache.py. The operating system frees
+an flock when its holder dies, however it dies; lock files are never deleted, because a waiter would then hold a lock on
+a file that nobody else sees.
 """
 
 import contextlib
@@ -12,13 +13,18 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashinfer_jit import env
 from flashinfer_jit.errors import CacheLockTimeout
 from flashinfer_jit.jit.files import private_mkdir
 from flashinfer_jit.log import logger, warn_once
 
+if TYPE_CHECKING:
+    import filelock
+
 ANNOUNCE_SECONDS = 5.0
+SLOT_POLL_SECONDS = 0.02
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -70,6 +76,57 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         if held:
             lock.release()
+
+
+@contextlib.contextmanager
+def compile_slot(folder: Path, count: int, what: str) -> Iterator[None]:
+    """Hold one of ``count`` slots of this machine while a compiler runs, so that many processes do not exhaust it.
+
+    A cap is no reason to fail: without lock support, or after FLASHINFER_JIT_LOCK_TIMEOUT seconds, the work goes on.
+    """
+    import filelock
+
+    # A cache on a network file system serves several machines, each with slots of its own.
+    folder = folder / socket.gethostname()
+    private_mkdir(folder)
+    paths = [folder / f"slot-{number}.lock" for number in range(count)]
+    slots: list[filelock.BaseFileLock] = [
+        filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False) for path in paths
+    ]
+    start = announced = time.monotonic()
+    held = None
+    try:
+        while held is None:
+            held = _take_any(slots)
+            now = time.monotonic()
+            if held is None and now - start >= env.LOCK_TIMEOUT.get():
+                logger.warning("%s: no free slot after %.0f s, going on without one (%s)", what, now - start, folder)
+                break
+            if held is None and now - announced >= ANNOUNCE_SECONDS:
+                announced = now
+                message = "%s: waiting for one of %d compile slots of this machine, %.0f s so far (%s)"
+                logger.info(message, what, count, now - start, folder)
+            if held is None:
+                time.sleep(SLOT_POLL_SECONDS)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warn_once("no slots", f"{folder} has no file locks ({error.strerror}): the number of compilers is not bounded")
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _take_any(slots: list["filelock.BaseFileLock"]) -> "filelock.BaseFileLock | None":
+    import filelock
+
+    for slot in slots:
+        with contextlib.suppress(filelock.Timeout):
+            slot.acquire(timeout=0)
+            return slot
+    return None
 
 
 def _holder(owner: Path) -> str:

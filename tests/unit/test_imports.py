@@ -28,6 +28,7 @@ LAYERS = (
     ("jit.key",),
     ("jit.params", "jit.render"),
     ("jit.toolchain",),
+    ("jit.machine",),
     ("jit.lock", "jit.cache"),
     ("jit.compiler",),
     ("jit.diagnostics",),
@@ -42,6 +43,8 @@ LAYERS = (
     ("prefill", "decode", "mla", "pod"),
     ("cascade",),
     ("testing",),
+    ("presets", "progress"),
+    ("plan",),
     ("command_line",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )

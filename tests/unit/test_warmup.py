@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 from flashinfer_jit import warmup
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.kernels import build_kernel, find_entry
-from flashinfer_jit.warmup import default_jobs, default_keys, main
+from flashinfer_jit.warmup import default_keys, main
 from support.vector_add import vector_add_key
 
 
@@ -100,7 +101,16 @@ def test_repeated_keys_are_one_kernel(hipcc, capsys) -> None:
         (["--jobs", "two"], "argument --jobs: 'two' is not allowed"),
         (["--key", "{}"], "argument --key: '{}' is not allowed: expected a JSON object"),
         (["--key", "3"], "argument --key: '3' is not allowed: expected a JSON object"),
-        (["--preset"], "unrecognized arguments: --preset"),
+        (["--presets"], "unrecognized arguments: --presets"),
+        (["--preset", "llama-9"], "argument --preset: preset 'llama-9' is unknown: expected all, or any of llama-3-8b"),
+        (["--preset", ","], "argument --preset: ',' is not allowed: expected names of presets"),
+        (["--dtype", "bf16"], "argument --dtype: 'bf16' is not allowed: expected float16, bfloat16, or both"),
+        (["--config", "phase=train"], "argument --config: attention: "),
+        (["--config", "{"], "argument --config: '{' is not a JSON object"),
+        (["--config", "prefill"], "argument --config: 'prefill' is not of the form name=value"),
+        (["--from-file", "/nowhere.toml"], "argument --from-file: /nowhere.toml: No such file or directory"),
+        (["--from-log", "/nowhere"], "argument --from-log: /nowhere: No such file or directory"),
+        (["--check", "--dry-run"], "argument --dry-run: not allowed with argument --check"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(options, said, capsys) -> None:
@@ -117,17 +127,106 @@ def test_a_wrong_variable_is_one_line_and_status_2(hipcc, few_defaults, monkeypa
     assert capsys.readouterr().err == "error: MAX_JOBS='many' is not allowed: expected a positive number\n"
 
 
-def test_the_number_of_jobs_is_bounded(monkeypatch) -> None:
-    monkeypatch.delenv("MAX_JOBS", raising=False)
-    assert default_jobs() == len(os.sched_getaffinity(0))
-    monkeypatch.setenv("MAX_JOBS", "1")
-    assert default_jobs() == 1
-
-
 def test_the_default_set_is_made_of_kernels_that_exist(arch) -> None:
     keys = default_keys([ARCHS[arch]])
     assert len(keys) == len(set(keys)) >= 36
     assert {key.arch.name for key in keys} == {arch}
+    assert {key.config.params_table for key in keys} == {"prefill", "decode", "merge_states"}
+
+
+# Not compiling
+
+
+def test_check_lists_what_is_missing_and_compiles_nothing(hipcc, cache_dir, capsys) -> None:
+    build_kernel(vector_add_key(factor=1))
+    assert main([*keys_as_options(1, 2), "--check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"[2/2] missing {vector_add_key(factor=2)}"
+    assert lines[1].startswith("0 compiled, 1 cached, 1 missing, 0 failed in ") and len(lines) == 2
+    assert main([*keys_as_options(1), "--check", "--quiet"]) == 0
+    assert find_entry(vector_add_key(factor=2)) is None
+
+
+def test_dry_run_says_the_same_and_is_no_failure(hipcc, capsys) -> None:
+    assert main([*keys_as_options(1, 2), "--dry-run", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["missing"], said["compiled"]) == (2, 0)
+    assert [kernel["status"] for kernel in said["kernels"]] == ["missing", "missing"]
+
+
+def test_looking_needs_no_compiler(cache_dir, vector_add_template, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FLASHINFER_JIT_HIPCC", "/nowhere/hipcc")
+    assert main([*keys_as_options(1), "--check"]) == 1
+
+
+def test_fail_fast_stops_and_says_what_was_not_tried(hipcc, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(warmup, "build_kernel", _fails_for(1))
+    assert main([*keys_as_options(1, 2, 3, 4, 5, 6), "--jobs", "1", "--fail-fast", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["failed"] == 1 and said["not tried"] >= 4
+
+
+def test_quiet_leaves_the_last_line(hipcc, capsys) -> None:
+    assert main([*keys_as_options(1, 2), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2 compiled, 0 cached, 0 failed in ") and captured.out.count("\n") == 1
+    assert not captured.err
+
+
+def test_a_terminal_shows_a_bar_that_moves(hipcc, capsys, monkeypatch) -> None:
+    pytest.importorskip("rich")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(warmup, "stream_for", lambda json_on_stdout: terminal)
+    assert main(keys_as_options(1, 2, 3)) == 0
+    assert "3/3" in terminal.getvalue() and "compiled vector_add" not in terminal.getvalue()
+
+
+# A folder to be shipped
+
+
+def test_output_can_be_moved_and_read_by_another_user_without_a_compiler(
+    hipcc, cache_dir, monkeypatch, tmp_path, capsys
+) -> None:
+    output = tmp_path / "image" / "kernels"
+    before = os.umask(0o077)
+    try:
+        assert main([*keys_as_options(1, 2), "--output", str(output)]) == 0
+        assert main([*keys_as_options(1, 2, 3), "--output", str(output)]) == 0
+    finally:
+        os.umask(before)
+    assert f"1 compiled, 2 cached, 0 failed in {output} in " in capsys.readouterr().out
+    for path in (output, *output.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+    assert [path.name for path in (output / "v1").iterdir()] == ["gfx942"]
+    moved = output.rename(tmp_path / "moved")
+    monkeypatch.setenv("FLASHINFER_JIT_PREBUILT_PATH", str(moved))
+    monkeypatch.setenv("FLASHINFER_JIT_CACHE_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("FLASHINFER_JIT_HIPCC", "/nowhere/hipcc")
+    assert main([*keys_as_options(1, 2, 3), "--check"]) == 0
+    assert build_kernel(vector_add_key(factor=3)).library.is_relative_to(moved)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_check_of_an_output_looks_there(hipcc, tmp_path) -> None:
+    assert main([*keys_as_options(1), "--output", str(tmp_path / "out")]) == 0
+    build_kernel(vector_add_key(factor=2))
+    assert main([*keys_as_options(1), "--output", str(tmp_path / "out"), "--check"]) == 0
+    assert main([*keys_as_options(2), "--output", str(tmp_path / "out"), "--check"]) == 1
+
+
+def test_an_output_that_cannot_be_written_is_said(hipcc, tmp_path, capsys) -> None:
+    (tmp_path / "file").touch()
+    assert main([*keys_as_options(1), "--output", str(tmp_path / "file" / "out")]) == 1
+    assert f"cannot write {tmp_path / 'file' / 'out'}: " in capsys.readouterr().out
+
+
+# Ending early
 
 
 def test_ctrl_c_leaves_no_half_entries_and_the_next_run_goes_on(hipcc, cache_dir, monkeypatch, tmp_path) -> None:
