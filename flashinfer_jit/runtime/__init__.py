@@ -66,7 +66,8 @@ def use_stream(handle: int) -> Iterator[None]:
     Parameters
     ----------
     handle : int
-        A hipStream_t, as ``hipStreamCreate`` gave it; 0 is the default stream.
+        A hipStream_t, as ``hipStreamCreate`` gave it while the device of the architecture was current; 0 is the default
+        stream.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """single_prefill_with_kv_cache on both emulated GPUs against attention computed in float64."""
 
+import ctypes
 import itertools
 import math
 import threading
@@ -229,6 +230,22 @@ def test_threads_launch_at_once():
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_launch_on_a_stream_of_the_emulator(arch):
+    runtime = flashinfer_jit.runtime.current()
+    q, k, v = make(F16, 64, 3, 1, "NHD", 5, 40)
+    stream = ctypes.c_void_p()
+    # A stream belongs to the device that is current when it is made.
+    before = runtime.swap_device(["gfx942", "gfx950"].index(arch))
+    runtime.call("hipStreamCreate", ctypes.byref(stream))
+    runtime.swap_device(before)
+    with flashinfer_jit.use_stream(stream.value):
+        assert_matches(q, k, v)
+    runtime.call("hipStreamSynchronize", stream)
+    runtime.call("hipStreamDestroy", stream)
+    with flashinfer_jit.use_stream(stream.value), pytest.raises(HipError, match="stream"):
+        flashinfer_jit.single_prefill_with_kv_cache(q, k, v)
 
 
 def test_memory_that_was_not_given_to_the_launch_is_out_of_reach(monkeypatch):
