@@ -1,7 +1,7 @@
 // The executors of vector-ALU rows: operand fetch, source modifiers, DPP, SDWA, op_sel, EXEC, clamp and omod around one lane function.
 #include <cmath>
 #include <cstring>
-#include <xmmintrin.h>
+#include <immintrin.h>
 
 #include "wave.h"
 
@@ -18,12 +18,20 @@ inline void broadcast(uint32_t* out, uint32_t value) {
 }
 inline void copy(uint32_t* out, const uint32_t* in) { std::memcpy(out, in, kLanes * 4); }
 
+// Bit per lane to 0/1 dwords and back, eight lanes at a time: compilers do not find either on their own.
 inline void expand_mask(uint32_t* out, uint64_t mask) {
-    for (int l = 0; l < kLanes; ++l) out[l] = static_cast<uint32_t>(mask >> l & 1);
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), one = _mm256_set1_epi32(1);
+    for (int l = 0; l < kLanes; l += 8) {
+        const __m256i eight = _mm256_set1_epi32(static_cast<int>(mask >> l & 0xff));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + l), _mm256_and_si256(_mm256_srlv_epi32(eight, lane), one));
+    }
 }
 inline uint64_t pack_mask(const uint32_t* in) {
     uint64_t mask = 0;
-    for (int l = 0; l < kLanes; ++l) mask |= static_cast<uint64_t>(in[l] & 1) << l;
+    for (int l = 0; l < kLanes; l += 8) {
+        const __m256i signs = _mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + l)), 31);
+        mask |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(signs)))) << l;
+    }
     return mask;
 }
 
@@ -128,26 +136,35 @@ int dpp_source(uint32_t control, int lane) {
     }
 }
 
+// The sources of all lanes, for each of the 512 control words.
+struct DppTable {
+    int8_t from[512][kLanes];
+    DppTable() {
+        for (uint32_t control = 0; control < 512; ++control)
+            for (int l = 0; l < kLanes; ++l) from[control][l] = static_cast<int8_t>(dpp_source(control, l));
+    }
+};
+
 // Permutes source 0; returns the lanes that may be written.
 uint64_t dpp_fetch(Wave& w, const Inst& i, uint32_t* v, int dwords) {
+    static const DppTable table;
+    const int8_t* from = table.from[i.dpp_ctrl & 511];
+    if (from[0] == -2) {
+        w.fault(FaultKind::unsupported, "reserved DPP control");
+        return 0;
+    }
     Lanes in;
     std::memcpy(in.v, v, sizeof(uint32_t) * kLanes * static_cast<size_t>(dwords));
+    // A lane outside the pattern or switched off gives 0 with bound_ctrl, else the write is suppressed.
     const uint64_t exec = w.exec();
-    uint64_t writable = 0;
+    uint64_t valid = 0, chosen = 0;
     for (int l = 0; l < kLanes; ++l) {
-        if (!(i.row_mask >> (l / 16) & 1) || !(i.bank_mask >> (l % 16 / 4) & 1)) continue;
-        const int from = dpp_source(i.dpp_ctrl, l);
-        if (from == -2) {
-            w.fault(FaultKind::unsupported, "reserved DPP control");
-            return 0;
-        }
-        // A lane outside the pattern or switched off gives 0 with bound_ctrl, else the write is suppressed.
-        const bool valid = from >= 0 && (exec >> from & 1);
-        if (!valid && !i.bound_ctrl) continue;
-        writable |= 1ull << l;
-        for (int d = 0; d < dwords; ++d) v[d * kLanes + l] = valid ? in.v[d * kLanes + from] : 0;
+        valid |= static_cast<uint64_t>(from[l] >= 0 && (exec >> (from[l] & 63) & 1)) << l;
+        chosen |= static_cast<uint64_t>(i.row_mask >> (l / 16) & i.bank_mask >> (l % 16 / 4) & 1) << l;
     }
-    return writable;
+    for (int d = 0; d < dwords; ++d)
+        for (int l = 0; l < kLanes; ++l) v[d * kLanes + l] = in.v[d * kLanes + (from[l] & 63)] & (0u - static_cast<uint32_t>(valid >> l & 1));
+    return chosen & (i.bound_ctrl ? ~0ull : valid);
 }
 
 // ---- packed sources ------------------------------------------------------------------------------------------------
