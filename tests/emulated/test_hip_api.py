@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import threading
 
 import numpy as np
@@ -574,3 +575,153 @@ def test_host_functions_run_in_the_order_of_the_stream(hip):
     call(hip.hipGraphExecDestroy(executable), "hipGraphExecDestroy")
     call(hip.hipGraphDestroy(graph), "hipGraphDestroy")
     call(hip.hipStreamDestroy(stream), "hipStreamDestroy")
+
+
+def test_graphs_built_by_hand(hip, arch):
+    """Fill, then add, then copy out; parameters of the executable graph change without building it again."""
+    values = np.arange(64, dtype=np.float32)
+    a, b = device_array(hip, values), device_array(hip, np.zeros_like(values))
+    out = np.zeros_like(values)
+    library = emulator.load()
+    image = assemble(VECTOR_ADD, arch, arguments=VECTOR_ADD_ARGUMENTS)
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    assert library.fij_emu_module_load(ctypes.byref(module), image, len(image)) == 0
+    assert library.hipModuleGetFunction(ctypes.byref(function), module, b"kernel") == 0
+
+    class KernelNodeParams(ctypes.Structure):
+        _fields_ = (
+            ("block", ctypes.c_uint32 * 3),
+            ("extra", ctypes.c_void_p),
+            ("function", ctypes.c_void_p),
+            ("grid", ctypes.c_uint32 * 3),
+            ("params", ctypes.c_void_p),
+            ("shared_bytes", ctypes.c_uint32),
+        )
+
+    def kernel_node(*pointers):
+        holder = [*(ctypes.c_uint64(int(p)) for p in pointers), ctypes.c_int(64)]
+        params = (ctypes.c_void_p * 4)(*(ctypes.addressof(value) for value in holder))
+        node = KernelNodeParams(
+            (ctypes.c_uint32 * 3)(256, 1, 1),
+            None,
+            function,
+            (ctypes.c_uint32 * 3)(1, 1, 1),
+            ctypes.addressof(params),
+            0,
+        )
+        node.keep = (holder, params)
+        return node
+
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    fill, add, copy = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    assert library.hipGraphCreate(ctypes.byref(graph), 0) == 0
+    # b = 1.0 everywhere
+    memset = (ctypes.c_uint64 * 6)(int(b), 4, 1, 0, 0x3F800000, 64)
+    assert library.hipGraphAddMemsetNode(ctypes.byref(fill), graph, None, ctypes.c_size_t(0), memset) == 0
+    node = kernel_node(a, b, b)
+    assert (
+        library.hipGraphAddKernelNode(
+            ctypes.byref(add), graph, ctypes.byref(fill), ctypes.c_size_t(1), ctypes.byref(node)
+        )
+        == 0
+    )
+    copy_arguments = (ctypes.c_void_p(out.ctypes.data), ctypes.c_void_p(int(b)), ctypes.c_size_t(out.nbytes), 2)
+    one = ctypes.c_size_t(1)
+    assert library.hipGraphAddMemcpyNode1D(ctypes.byref(copy), graph, ctypes.byref(add), one, *copy_arguments) == 0
+    assert library.hipGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_uint64(0)) == 0
+    assert library.hipGraphLaunch(executable, None) == 0
+    np.testing.assert_array_equal(out, values + 1)
+    node = kernel_node(a, a, b)
+    assert library.hipGraphExecKernelNodeSetParams(executable, add, ctypes.byref(node)) == 0
+    assert library.hipGraphLaunch(executable, None) == 0
+    np.testing.assert_array_equal(out, 2 * values)
+    assert library.hipGraphNodeSetEnabled(executable, add, 0) == 0
+    assert library.hipGraphLaunch(executable, None) == 0
+    np.testing.assert_array_equal(out, 1)
+    count = ctypes.c_size_t(0)
+    assert library.hipGraphGetEdges(graph, None, None, ctypes.byref(count)) == 0 and count.value == 2
+    # An edge back makes a cycle, which cannot run.
+    edge = (ctypes.c_void_p(copy.value), ctypes.c_void_p(fill.value))
+    assert library.hipGraphAddDependencies(graph, ctypes.byref(edge[0]), ctypes.byref(edge[1]), ctypes.c_size_t(1)) == 0
+    other = ctypes.c_void_p()
+    assert library.hipGraphInstantiateWithFlags(ctypes.byref(other), graph, ctypes.c_uint64(0)) == 1
+    assert "cycle" in emulator.last_error()
+    assert library.hipGraphExecDestroy(executable) == 0 and library.hipGraphDestroy(graph) == 0
+    assert library.hipModuleUnload(module) == 0
+    for pointer in (a, b):
+        call(hip.hipFree(pointer), "hipFree")
+    hip.hipGetLastError()
+
+
+def test_streams_of_several_threads_at_once(hip, arch):
+    image = assemble(VECTOR_ADD, arch, arguments=VECTOR_ADD_ARGUMENTS)
+    failures = []
+
+    def work(seed: int) -> None:
+        try:
+            call(hip.hipSetDevice(device_index(arch)), "hipSetDevice")
+            stream = call(hip.hipStreamCreateWithFlags(hip.hipStreamNonBlocking), "hipStreamCreateWithFlags")
+            rng = np.random.default_rng(seed)
+            a, b = (rng.standard_normal(700, dtype=np.float32) for _ in range(2))
+            on_device = [device_array(hip, values) for values in (a, b, np.zeros_like(a))]
+            with loaded(hip, image) as function:
+                for _ in range(20):
+                    call(launch(hip, function, 3, 256, (*on_device, ctypes.c_int(700)), stream), "launch")
+                call(hip.hipStreamSynchronize(stream), "hipStreamSynchronize")
+            np.testing.assert_array_equal(fetch(hip, on_device[2], a), a + b)
+            for pointer in on_device:
+                call(hip.hipFree(pointer), "hipFree")
+            call(hip.hipStreamDestroy(stream), "hipStreamDestroy")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_launches(arch):
+    """The child can use and free everything, though the launching thread is not there any more."""
+    library = emulator.load()
+    image = assemble(VECTOR_ADD, arch, arguments=VECTOR_ADD_ARGUMENTS)
+    busy, stop = threading.Event(), threading.Event()
+
+    def launch_on() -> None:
+        arrays = [np.ones(5000, np.float32) for _ in range(3)]
+        while not stop.is_set():
+            emulator.run(image, "kernel", 20, 256, (*arrays, 5000), arch=arch)
+            busy.set()
+
+    thread = threading.Thread(target=launch_on)
+    thread.start()
+    try:
+        assert busy.wait(60)
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(60)
+                    a, b, c = np.ones(300, np.float32), np.ones(300, np.float32), np.zeros(300, np.float32)
+                    emulator.run(image, "kernel", 2, 256, (a, b, c, 300), arch=arch)
+                    pointer = ctypes.c_void_p()
+                    assert library.hipMalloc(ctypes.byref(pointer), ctypes.c_size_t(64)) == 0
+                    assert library.hipFree(pointer) == 0
+                    status = 0 if (c == 2).all() else 2
+                finally:
+                    os._exit(status)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_allocation_that_overflows_does_not_come_back_small(hip):
+    pitch_width, rows = 1 << 40, 1 << 40
+    assert hip.hipMallocPitch(pitch_width, rows)[0] == hip.hipError_t.hipErrorOutOfMemory
+    hip.hipGetLastError()

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "failure.h"
+#include "fork.h"
 #include "launch.h"
 
 namespace emu {
@@ -44,6 +45,11 @@ DeviceState& device_state(int device);
 
 // Held shared while kernels run and exclusively while memory goes away: hipFree waits for the device.
 std::shared_mutex& device_busy();
+// Makes a mutex that no other is taken under safe in forked children.
+inline void guard_innermost(std::mutex& mutex) {
+    device_busy();   // guarded first: launches hold it while they take the others
+    guard_for_fork(mutex);
+}
 
 struct CallConfiguration { Dim3 grid, block; size_t shared_bytes; void* stream; };
 

@@ -19,7 +19,11 @@ struct Captures {
     uint64_t ids = 0;
 };
 Captures& captures() {
-    static Captures* const instance = new Captures;
+    static Captures* const instance = [] {
+        auto* made = new Captures;
+        guard_innermost(made->mutex);
+        return made;
+    }();
     return *instance;
 }
 

@@ -27,7 +27,11 @@ DeviceState& device_state(int device) {
 }
 
 std::shared_mutex& device_busy() {
-    static std::shared_mutex* const mutex = new std::shared_mutex;
+    static std::shared_mutex* const mutex = [] {
+        auto* made = new std::shared_mutex;
+        guard_for_fork(*made);
+        return made;
+    }();
     return *mutex;
 }
 

@@ -13,7 +13,11 @@ struct Handles {
     std::unordered_set<void*> graphs, nodes, execs;
 };
 Handles& handles() {
-    static Handles* const instance = new Handles;
+    static Handles* const instance = [] {
+        auto* made = new Handles;
+        guard_innermost(made->mutex);
+        return made;
+    }();
     return *instance;
 }
 

@@ -10,8 +10,18 @@ namespace emu {
 namespace {
 
 // The last launch of each thread, and of the process for threads that launched nothing.
-std::mutex result_mutex;
-std::shared_ptr<const LaunchResult> process_result;
+struct ProcessResult {
+    std::mutex mutex;
+    std::shared_ptr<const LaunchResult> latest;
+};
+ProcessResult& process_result() {
+    static ProcessResult* const instance = [] {
+        auto* made = new ProcessResult;
+        guard_innermost(made->mutex);
+        return made;
+    }();
+    return *instance;
+}
 thread_local std::shared_ptr<const LaunchResult> thread_result;
 
 constexpr uintptr_t kParamPointer = 1, kParamSize = 2, kParamEnd = 3;   // HIP_LAUNCH_PARAM_*
@@ -27,8 +37,8 @@ void launch_now(const LaunchRequest& request) {
     }
     thread_result = result;
     {
-        std::lock_guard<std::mutex> lock(result_mutex);
-        process_result = result;
+        std::lock_guard<std::mutex> lock(process_result().mutex);
+        process_result().latest = result;
     }
     if (result->error == hipSuccess) return;
     device_state(request.device).poison(result->error, result->error_text);
@@ -37,8 +47,8 @@ void launch_now(const LaunchRequest& request) {
 
 std::shared_ptr<const LaunchResult> last_result() {
     if (thread_result) return thread_result;
-    std::lock_guard<std::mutex> lock(result_mutex);
-    return process_result;
+    std::lock_guard<std::mutex> lock(process_result().mutex);
+    return process_result().latest;
 }
 
 LaunchRequest make_request(const Function& function, Dim3 grid, Dim3 block, uint64_t dynamic_lds, bool cooperative) {

@@ -81,6 +81,12 @@ uint64_t span(uint64_t width, uint64_t rows, uint64_t slices, uint64_t pitch, ui
     return static_cast<uint64_t>(bytes);
 }
 
+uint64_t block_bytes(uint64_t pitch, uint64_t rows, uint64_t slices) {
+    uint64_t slice, bytes;
+    if (__builtin_mul_overflow(pitch, rows, &slice) || __builtin_mul_overflow(slice, slices, &bytes)) fail(hipErrorOutOfMemory, "a block of %" PRIu64 " x %" PRIu64 " x %" PRIu64 " bytes", pitch, rows, slices);
+    return bytes;
+}
+
 bool overlap(const uint8_t* a, const uint8_t* b, uint64_t bytes) { return a < b + bytes && b < a + bytes; }
 
 }  // namespace
@@ -222,7 +228,7 @@ EMU_EXPORT int hipFreeHost(void* pointer) { return hipHostFree(pointer); }
 EMU_EXPORT int hipMallocPitch(void** pointer, size_t* pitch, size_t width, size_t height) {
     return api("hipMallocPitch", [&] {
         *require(pitch, "pitch") = (width + kAlignment - 1) & ~(kAlignment - 1);
-        *require(pointer, "ptr") = allocate(*pitch * height, Allocation::device_memory, 0);
+        *require(pointer, "ptr") = allocate(block_bytes(*pitch, height, 1), Allocation::device_memory, 0);
     });
 }
 EMU_EXPORT int hipMemAllocPitch(void** pointer, size_t* pitch, size_t width, size_t height, uint32_t) { return hipMallocPitch(pointer, pitch, width, height); }
@@ -231,7 +237,7 @@ EMU_EXPORT int hipMalloc3D(PitchedPointer* pointer, Extent extent) {
         require(pointer, "pitchedDevPtr");
         pointer->pitch = (extent.width + kAlignment - 1) & ~(kAlignment - 1);
         pointer->xsize = extent.width, pointer->ysize = extent.height;
-        pointer->ptr = allocate(pointer->pitch * extent.height * extent.depth, Allocation::device_memory, 0);
+        pointer->ptr = allocate(block_bytes(pointer->pitch, extent.height, extent.depth), Allocation::device_memory, 0);
     });
 }
 

@@ -36,7 +36,12 @@ struct Programs {
     std::unordered_set<const void*> live_functions, live_modules;
 };
 Programs& programs() {
-    static Programs* const instance = new Programs;
+    static Programs* const instance = [] {
+        auto* made = new Programs;
+        device_busy();
+        guard_for_fork(made->mutex);
+        return made;
+    }();
     return *instance;
 }
 

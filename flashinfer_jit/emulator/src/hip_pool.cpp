@@ -29,6 +29,7 @@ Pools& pools() {
     static Pools* const instance = [] {
         Pools* p = new Pools;
         for (int n = 0; n < kDevices; ++n) p->defaults[n].device = n, p->defaults[n].is_default = true, p->current[n] = &p->defaults[n];
+        guard_innermost(p->mutex);
         return p;
     }();
     return *instance;

@@ -17,7 +17,11 @@ struct Handles {
     std::unordered_set<void*> streams, events;
 };
 Handles& handles() {
-    static Handles* const instance = new Handles;
+    static Handles* const instance = [] {
+        auto* made = new Handles;
+        guard_innermost(made->mutex);
+        return made;
+    }();
     return *instance;
 }
 std::atomic<uint64_t> stream_ids{0};

@@ -142,10 +142,12 @@ void start_wave(Wave& w, const LaunchRequest& r, const DispatchBlock& dispatch, 
     const uint32_t threads = r.block.x * r.block.y * r.block.z, first = w.index * kLanes;
     const uint32_t lanes = std::min<uint32_t>(kLanes, threads - first);
     w.set_pair(operand::exec_lo, lanes == kLanes ? ~0ull : (1ull << lanes) - 1);
+    uint32_t x = first % r.block.x, y = first / r.block.x % r.block.y, z = first / (r.block.x * r.block.y);
     for (uint32_t l = 0; l < lanes; ++l) {
-        const uint32_t item = first + l;
-        const uint32_t x = item % r.block.x, y = item / r.block.x % r.block.y, z = item / (r.block.x * r.block.y);
         w.v[0][l] = x | y << 10 | z << 20;
+        if (++x < r.block.x) continue;
+        x = 0;
+        if (++y == r.block.y) y = 0, ++z;
     }
     // Code with a kernarg preload starts with 256 bytes of loads for firmware that cannot preload.
     w.pc = k.entry + (preload_dwords ? 256 : 0);

@@ -1,14 +1,15 @@
 // The thread pool: created at the first launch that can use it, shared by all launches, gone and rebuilt in a forked child.
-#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <list>
 #include <mutex>
 #include <thread>
 
-#include "launch.h"
+#include "device.h"
 
 namespace emu {
 namespace {
@@ -17,7 +18,18 @@ struct Posted {
     Job* job;
     uint32_t wanted;       // helpers that may still join
     uint32_t running = 0;  // helpers at work
+    std::exception_ptr failure;
 };
+
+// Work may run out of memory; the launching thread passes it on when nobody uses the job any more.
+std::exception_ptr attempt(Job& job) {
+    try {
+        job.work();
+        return nullptr;
+    } catch (...) {
+        return std::current_exception();
+    }
+}
 
 struct Pool {
     std::mutex mutex;
@@ -36,8 +48,9 @@ struct Pool {
             Posted& posted = **open;
             --posted.wanted, ++posted.running;
             lock.unlock();
-            posted.job->work();
+            const std::exception_ptr failure = attempt(*posted.job);
             lock.lock();
+            if (failure) posted.failure = failure;
             // `posted` lives on the launching thread's stack until the last helper has left it.
             if (--posted.running == 0) finished.notify_all();
         }
@@ -49,40 +62,32 @@ struct Pool {
 };
 
 Pool* pool_instance = nullptr;
-std::mutex* pool_guard = new std::mutex;
-uint32_t thread_count = 0;
-
-void before_fork() {
-    pool_guard->lock();
-    if (pool_instance) pool_instance->mutex.lock();
-}
-void after_fork_in_parent() {
-    if (pool_instance) pool_instance->mutex.unlock();
-    pool_guard->unlock();
-}
-// The helpers do not exist in the child: it starts without a pool and leaves the parent's copy behind.
-void after_fork_in_child() {
-    pool_instance = nullptr;
-    pool_guard = new std::mutex;
+std::mutex& pool_guard() {
+    static std::mutex* const instance = [] {
+        auto* made = new std::mutex;
+        guard_innermost(*made);
+        // The helpers do not exist in a forked child: it starts without a pool and leaves the parent's copy behind.
+        after_fork([] { pool_instance = nullptr; });
+        return made;
+    }();
+    return *instance;
 }
 
 Pool& pool() {
-    std::lock_guard<std::mutex> lock(*pool_guard);
-    static const int registered = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-    (void)registered;
+    std::lock_guard<std::mutex> lock(pool_guard());
     if (!pool_instance) pool_instance = new Pool;
     return *pool_instance;
 }
 
+std::atomic<uint32_t> thread_count{0};
+
 }  // namespace
 
 uint32_t pool_threads() {
-    if (thread_count == 0) {
-        cpu_set_t cpus;
-        thread_count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? static_cast<uint32_t>(CPU_COUNT(&cpus)) : std::thread::hardware_concurrency();
-        thread_count = std::clamp<uint32_t>(thread_count, 1, 256);
-    }
-    return thread_count;
+    if (const uint32_t known = thread_count) return known;
+    cpu_set_t cpus;
+    const uint32_t found = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? static_cast<uint32_t>(CPU_COUNT(&cpus)) : std::thread::hardware_concurrency();
+    return thread_count = std::clamp<uint32_t>(found, 1, 256);
 }
 
 void set_pool_threads(uint32_t threads) { thread_count = std::min<uint32_t>(threads, 256); }
@@ -94,7 +99,7 @@ void run_job(Job& job, uint32_t useful_threads) {
         return;
     }
     Pool& p = pool();
-    Posted posted{&job, helpers};
+    Posted posted{&job, helpers, 0, nullptr};
     {
         std::lock_guard<std::mutex> lock(p.mutex);
         p.grow(helpers);
@@ -102,10 +107,11 @@ void run_job(Job& job, uint32_t useful_threads) {
     }
     if (helpers == 1) p.wake.notify_one();
     else p.wake.notify_all();
-    job.work();
+    const std::exception_ptr failure = attempt(job);
     std::unique_lock<std::mutex> lock(p.mutex);
     p.jobs.remove(&posted);
     p.finished.wait(lock, [&] { return posted.running == 0; });
+    if (failure || posted.failure) std::rethrow_exception(failure ? failure : posted.failure);
 }
 
 }  // namespace emu

@@ -3,13 +3,17 @@
 
 #include <algorithm>
 
-#include "failure.h"
+#include "device.h"
 
 namespace emu {
 
 Registry& registry() {
     // Never destroyed: kernels' host objects unregister themselves while the process exits.
-    static Registry* const instance = new Registry;
+    static Registry* const instance = [] {
+        auto* made = new Registry;
+        guard_innermost(made->mutex_);
+        return made;
+    }();
     return *instance;
 }
 

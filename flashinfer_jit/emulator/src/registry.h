@@ -54,9 +54,9 @@ public:
     uint64_t device_bytes(int device) const;
     // Peers cannot reach each other: device memory is seen by its own device, host and managed memory by both.
     std::shared_ptr<const Snapshot> snapshot(int device) const;
-    std::mutex& mutex() { return mutex_; }
 
 private:
+    friend Registry& registry();
     mutable std::mutex mutex_;
     std::map<uint64_t, Allocation> allocations_;
     mutable std::shared_ptr<const Snapshot> snapshots_[2];
