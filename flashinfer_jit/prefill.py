@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env, runtime, validation
+from flashinfer_jit import env, masks, merge, runtime, scheduler, validation
+from flashinfer_jit.attention_options import (
+    DTYPES_FP8,
+    DTYPES_Q,
+    LOG2_E,
+    LogitsOptions,
+    check_logits_options,
+    scale_factor,
+    softmax_scale,
+)
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
@@ -17,8 +26,7 @@ from flashinfer_jit.runtime.base import Runtime
 
 __all__ = ["single_prefill_with_kv_cache", "single_prefill_with_kv_cache_return_lse"]
 
-LOG2_E = math.log2(math.e)
-DTYPES = (torch.float16, torch.bfloat16)
+DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class _Problem:
     arch: Arch
     tiles: tuple[tiling.TileConfig, ...]
     keys: tuple[KernelKey, ...]
+    merge_key: KernelKey
+    logits: LogitsOptions
     dtype_o: torch.dtype
     num_qo_heads: int
     num_kv_heads: int
@@ -35,6 +45,7 @@ class _Problem:
     head_dim_vo: int
     default_sm_scale: float
     causal: bool
+    has_custom_mask: bool
     # Which dimension of k and v counts tokens, and which heads.
     kv_token_dim: int
     kv_head_dim: int
@@ -48,9 +59,9 @@ def single_prefill_with_kv_cache(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    scale_q: torch.Tensor | None = None,
-    scale_k: torch.Tensor | None = None,
-    scale_v: torch.Tensor | None = None,
+    scale_q: float | torch.Tensor | None = None,
+    scale_k: float | torch.Tensor | None = None,
+    scale_v: float | torch.Tensor | None = None,
     o_dtype: torch.dtype | None = None,
     custom_mask: torch.Tensor | None = None,
     packed_custom_mask: torch.Tensor | None = None,
@@ -81,37 +92,46 @@ def single_prefill_with_kv_cache(
         Queries, ``[qo_len, num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will
         do whose last one is 1 and whose others are multiples of 16 bytes; nothing is copied.
     k : torch.Tensor
-        Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND.
+        Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND, of the
+        dtype of ``q`` or of any of the four fp8 dtypes, which are converted exactly on both architectures.
     v : torch.Tensor
         Values, ``[kv_len, num_kv_heads, head_dim_vo]`` or ``[num_kv_heads, kv_len, head_dim_vo]``.
-    scale_q, scale_k, scale_v : torch.Tensor, optional
-        Scales of fp8 inputs. Not built yet.
+    scale_q, scale_k, scale_v : float or torch.Tensor, optional
+        Scales of quantised tensors, one number each: those of ``q`` and ``k`` multiply the softmax scale, that of ``v``
+        the output. A tensor of one element is read on the host. Scales per head are refused.
     o_dtype : torch.dtype, optional
-        The output's dtype; the default is that of ``q``, and no other is built yet.
-    custom_mask, packed_custom_mask : torch.Tensor, optional
-        Masks as tensors. Not built yet.
+        The output's dtype, float16, bfloat16 or float32; the default is that of ``q``.
+    custom_mask : torch.Tensor, optional
+        ``[qo_len, kv_len]`` bool, True where the query sees the key. It replaces ``causal``.
+    packed_custom_mask : torch.Tensor, optional
+        The same as bits, ``[ceil(qo_len * kv_len / 8)]`` uint8, the first in the lowest bit. It wins over
+        ``custom_mask``.
     causal : bool
         Whether query ``i`` sees the keys ``j <= i + kv_len - qo_len`` only: the last query sees the last key.
     kv_layout : str
         ``NHD`` or ``HND``. Neither costs more than the other.
     pos_encoding_mode : str
-        ``NONE``; ``ROPE_LLAMA`` and ``ALIBI`` are not built yet.
+        ``NONE``, ``ROPE_LLAMA`` (``q`` and ``k`` are rotated in the kernel: key ``j`` stands at position ``j``, query
+        ``i`` at ``i + kv_len - qo_len``) or ``ALIBI`` (``slope * (j - i)`` is added; slopes as in arXiv 2108.12409).
     use_fp16_qk_reduction : bool
-        Sums of ``q k^T`` in float16. Not built: the matrix instructions sum in float32 at no cost.
+        Sums of ``q k^T`` in float16. Refused: the matrix instructions sum in float32 at no cost.
     sm_scale : float, optional
         The softmax scale, above 0; the default is ``1 / sqrt(head_dim_qk)``.
     window_left : int
-        Keys to the left that a query sees; -1 is all. A window is not built yet.
+        Keys to the left of its own position that a query sees; -1 is all. Tiles outside are not read.
     logits_soft_cap : float, optional
-        Cap of the logits by tanh; None and 0 mean none. Not built yet.
+        ``cap * tanh(logit / cap)``, before the mask; None and 0 mean none.
     rope_scale, rope_theta : float, optional
-        Parameters of ``ROPE_LLAMA``. Not built yet.
+        Interpolation factor and base of ``ROPE_LLAMA``; the defaults are 1 and 10000. With bfloat16 inputs, rotated
+        queries and keys are rounded to bfloat16, which the log-sum-exp shows by up to about 5e-3.
     backend : str
         ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is not built yet.
     return_lse : bool
         Whether to return the log-sum-exp too.
-    k_scale, v_scale, kv_cache_sf : optional
-        Scales of quantised keys and values. Not built yet.
+    k_scale, v_scale : float or torch.Tensor, optional
+        The same as ``scale_k`` and ``scale_v``; giving both is an error.
+    kv_cache_sf : optional
+        Block scales of FP4 caches. Refused: there is no FP4 kernel.
 
     Returns
     -------
@@ -144,10 +164,10 @@ def single_prefill_with_kv_cache(
     torch.Size([77, 32, 128])
     """
     active = runtime.current()
+    has_custom_mask = custom_mask is not None or packed_custom_mask is not None
     options = (
-        *(scale_q, scale_k, scale_v, o_dtype, custom_mask, packed_custom_mask, causal, kv_layout, pos_encoding_mode),
-        *(use_fp16_qk_reduction, window_left, logits_soft_cap, rope_scale, rope_theta, backend),
-        *(k_scale, v_scale, kv_cache_sf, os.environ.get(env.BACKEND.name)),
+        *(o_dtype, has_custom_mask, causal, kv_layout, pos_encoding_mode, use_fp16_qk_reduction, window_left),
+        *(logits_soft_cap, rope_scale, rope_theta, backend),
     )
     problem = None
     try:
@@ -156,17 +176,29 @@ def single_prefill_with_kv_cache(
         signature = (
             *(active.kind, arch.name, q.device, k.device, v.device, q.dtype, k.dtype, v.dtype, q.ndim, k.ndim, v.ndim),
             *(q.shape[1:], k.shape[1 - token_dim], k.shape[2], v.shape[1 - token_dim], v.shape[2]),
-            options,
+            *(options, os.environ.get(env.BACKEND.name)),
         )
         problem = _problems.get(signature)
     except (AttributeError, IndexError, TypeError):
         # Something is no tensor, has too few dimensions, or is not hashable: validation says what.
         signature = None
     if problem is None:
-        problem = _validate(active, q, k, v, *options[:-1])
+        problem = _validate(active, q, k, v, *options)
         if signature is not None:
             _problems[signature] = problem
-    return _run(active, problem, q, k, v, sm_scale, return_lse)
+    if kv_cache_sf is not None:
+        validation.refuse("kv_cache_sf", kv_cache_sf, "None")
+    scale = problem.default_sm_scale
+    output_scale = 1.0
+    given = (sm_scale, scale_q, scale_k, scale_v, k_scale, v_scale)
+    if any(value is not None for value in given):
+        k_factor = scale_factor("scale_k", scale_k, "k_scale", k_scale)
+        output_scale = scale_factor("scale_v", scale_v, "v_scale", v_scale)
+        scale = softmax_scale(scale, sm_scale) * scale_factor("scale_q", scale_q) * k_factor
+    mask = None
+    if has_custom_mask:
+        mask = masks.single_mask(custom_mask, packed_custom_mask, q.shape[0], k.shape[problem.kv_token_dim], q.device)
+    return _run(active, problem, q, k, v, mask, scale, output_scale, return_lse)
 
 
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)
@@ -177,12 +209,8 @@ def _validate(
     q: Any,
     k: Any,
     v: Any,
-    scale_q: Any,
-    scale_k: Any,
-    scale_v: Any,
     o_dtype: Any,
-    custom_mask: Any,
-    packed_custom_mask: Any,
+    has_custom_mask: bool,
     causal: bool,
     kv_layout: str,
     pos_encoding_mode: str,
@@ -192,11 +220,8 @@ def _validate(
     rope_scale: float | None,
     rope_theta: float | None,
     backend: str,
-    k_scale: Any,
-    v_scale: Any,
-    kv_cache_sf: Any,
 ) -> _Problem:
-    """Check everything about a call that is not a length or a stride, and find its configuration."""
+    """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
     validation.check_pos_encoding_mode(pos_encoding_mode)
     validation.resolve_backend(backend)
@@ -206,25 +231,15 @@ def _validate(
     validation.check_tensor("v", v, (*kv_dims, "head_dim_vo"))
     validation.check_device(active, {"q": q, "k": k, "v": v})
 
-    dtype_q = validation.check_dtype("q", q.dtype, DTYPES)
-    dtype_kv = validation.check_dtype("k", k.dtype, (q.dtype,), " as that of q")
+    dtype_q = validation.check_dtype("q", q.dtype, DTYPES_Q)
+    dtype_kv = validation.check_dtype("k", k.dtype, (q.dtype, *DTYPES_FP8))
     validation.check_dtype("v", v.dtype, (k.dtype,), " as that of k")
-    dtype_o = validation.check_dtype("o_dtype", q.dtype if o_dtype is None else o_dtype, (q.dtype,), " as that of q")
-
-    validation.check_window_left(window_left)
-    cap = validation.check_logits_soft_cap(logits_soft_cap)
-    validation.refuse_given({"scale_q": scale_q, "scale_k": scale_k, "scale_v": scale_v})
-    validation.refuse_given({"k_scale": k_scale, "v_scale": v_scale, "kv_cache_sf": kv_cache_sf})
-    validation.refuse_given({"custom_mask": custom_mask, "packed_custom_mask": packed_custom_mask})
-    if pos_encoding_mode != "NONE":
-        validation.refuse("pos_encoding_mode", pos_encoding_mode, "'NONE'")
-    validation.refuse_given({"rope_scale": rope_scale, "rope_theta": rope_theta})
+    dtype_o = validation.check_dtype("o_dtype", q.dtype if o_dtype is None else o_dtype, DTYPES_O)
     if use_fp16_qk_reduction:
         validation.refuse("use_fp16_qk_reduction", use_fp16_qk_reduction, "False")
-    if window_left >= 0:
-        validation.refuse("window_left", window_left, "-1")
-    if cap > 0:
-        validation.refuse("logits_soft_cap", logits_soft_cap, "None or 0")
+    logits = check_logits_options(
+        pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta, max(q.shape[2], 1)
+    )
 
     head_dim_qk, head_dim_vo = q.shape[2], v.shape[2]
     if k.shape[2] != head_dim_qk:
@@ -245,20 +260,26 @@ def _validate(
         head_dim_qk=head_dim_qk,
         head_dim_vo=head_dim_vo,
         group_size=group_size,
-        mask_mode="causal" if causal else "none",
+        mask_mode="custom" if has_custom_mask else "causal" if causal else "none",
+        position_encoding=logits.position_encoding,
+        has_window=window_left >= 0,
+        has_soft_cap=logits.logits_soft_cap > 0,
     )
     tiles = tiling.candidates(config, arch)
     return _Problem(
         arch=arch,
         tiles=tiles,
         keys=tuple(KernelKey(config, tile, arch) for tile in tiles),
+        merge_key=merge.merge_key(arch, "float32", dtype_o, head_dim_vo),
+        logits=logits,
         dtype_o=q.dtype if o_dtype is None else o_dtype,
         num_qo_heads=q.shape[1],
         num_kv_heads=k.shape[head_dim],
         group_size=group_size,
         head_dim_vo=head_dim_vo,
         default_sm_scale=1.0 / math.sqrt(head_dim_qk),
-        causal=bool(causal),
+        causal=bool(causal) and not has_custom_mask,
+        has_custom_mask=has_custom_mask,
         kv_token_dim=token_dim,
         kv_head_dim=head_dim,
     )
@@ -270,10 +291,12 @@ def _run(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    sm_scale: float | None,
+    mask: torch.Tensor | None,
+    scale: float,
+    output_scale: float,
     return_lse: bool,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Check lengths and strides, choose the tile, launch."""
+    """Check lengths and strides, choose tile and split, launch."""
     qo_len, kv_len = q.shape[0], k.shape[problem.kv_token_dim]
     if v.shape[problem.kv_token_dim] != kv_len:
         raise ValueError(
@@ -290,16 +313,15 @@ def _run(
             f"kv_len={kv_len} and qo_len * num_qo_heads={qo_len * problem.num_qo_heads} must be at most "
             f"{validation.INT32_MAX}"
         )
-    scale = problem.default_sm_scale if sm_scale is None else validation.check_scale("sm_scale", sm_scale)
 
     q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
     token_dim, head_dim = problem.kv_token_dim, problem.kv_head_dim
     addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
-    # Eight elements of two bytes are 16 bytes; one test of the common case, the careful ones when it fails.
+    # Sixteen elements are 16 bytes at least; one test of the common case, the careful ones when it fails.
     strides = q_strides[0] | q_strides[1] | k_strides[0] | k_strides[1] | v_strides[0] | v_strides[1]
     address_bits = addresses[0] | addresses[1] | addresses[2]
     if (
-        (strides & 7 or address_bits & 15 or strides > validation.MAX_TOKEN_STRIDE_BYTES // 2)
+        (strides & 15 or address_bits & 15 or strides > validation.MAX_TOKEN_STRIDE_BYTES // 2)
         or not q_strides[2] == k_strides[2] == v_strides[2] == 1
     ):  # fmt: skip
         for name, tensor in (("q", q), ("k", k), ("v", v)):
@@ -309,35 +331,79 @@ def _run(
 
     o = torch.empty((qo_len, problem.num_qo_heads, problem.head_dim_vo), dtype=problem.dtype_o, device=q.device)
     lse = torch.empty((qo_len, problem.num_qo_heads), dtype=torch.float32, device=q.device) if return_lse else None
-    if qo_len > 0:
-        work = tiling.Work(num_rows=num_rows, num_problems=problem.num_kv_heads, kv_len=kv_len)
-        tile = tiling.choose(problem.tiles, work, problem.arch.num_cus)
-        kernel = kernels.get_kernel(problem.keys[problem.tiles.index(tile)], active)
-        params = kernel.params_type(
-            q=addresses[0],
-            k=addresses[1],
-            v=addresses[2],
-            o=o.data_ptr(),
-            lse=None if lse is None else lse.data_ptr(),
-            q_stride_n=q_strides[0],
-            q_stride_h=q_strides[1],
-            k_stride_n=k_strides[token_dim],
-            k_stride_h=k_strides[head_dim],
-            v_stride_n=v_strides[token_dim],
-            v_stride_h=v_strides[head_dim],
-            o_stride_n=problem.num_qo_heads * problem.head_dim_vo,
-            o_stride_h=problem.head_dim_vo,
-            qo_len=qo_len,
-            kv_len=kv_len,
-            num_qo_heads=problem.num_qo_heads,
-            num_kv_heads=problem.num_kv_heads,
-            sm_scale_log2=scale * LOG2_E,
-            output_scale=1.0,
-            num_chunks=1,
-            kv_chunk_len=kv_len,
+    if qo_len == 0:
+        return o if lse is None else (o, lse)
+    work = tiling.Work(num_rows=num_rows, num_problems=problem.num_kv_heads, kv_len=kv_len)
+    tile = tiling.choose(problem.tiles, work, problem.arch.num_cus)
+    num_chunks, chunk_len = _split(problem, tile, num_rows, qo_len, kv_len)
+    kernel = kernels.get_kernel(problem.keys[problem.tiles.index(tile)], active)
+    tensors = {"q": q, "k": k, "v": v, "o": o}
+    partial_o = partial_lse = None
+    if num_chunks > 1:
+        partial_rows = (qo_len * num_chunks, problem.num_qo_heads)
+        partial_o = torch.empty((*partial_rows, problem.head_dim_vo), dtype=torch.float32, device=q.device)
+        partial_lse = torch.empty(partial_rows, dtype=torch.float32, device=q.device)
+        tensors.update(partial_o=partial_o, partial_lse=partial_lse)
+    elif lse is not None:
+        tensors["lse"] = lse
+    if mask is not None:
+        tensors["custom_mask"] = mask
+    logits = problem.logits
+    params = kernel.params_type(
+        q=addresses[0],
+        k=addresses[1],
+        v=addresses[2],
+        o=o.data_ptr(),
+        lse=None if lse is None else lse.data_ptr(),
+        custom_mask=None if mask is None else mask.data_ptr(),
+        partial_o=None if partial_o is None else partial_o.data_ptr(),
+        partial_lse=None if partial_lse is None else partial_lse.data_ptr(),
+        q_stride_n=q_strides[0],
+        q_stride_h=q_strides[1],
+        k_stride_n=k_strides[token_dim],
+        k_stride_h=k_strides[head_dim],
+        v_stride_n=v_strides[token_dim],
+        v_stride_h=v_strides[head_dim],
+        o_stride_n=problem.num_qo_heads * problem.head_dim_vo,
+        o_stride_h=problem.head_dim_vo,
+        qo_len=qo_len,
+        kv_len=kv_len,
+        num_qo_heads=problem.num_qo_heads,
+        num_kv_heads=problem.num_kv_heads,
+        sm_scale_log2=scale * LOG2_E,
+        output_scale=1.0 if num_chunks > 1 else output_scale,
+        logits_soft_cap=logits.logits_soft_cap,
+        window_left=logits.window_left,
+        num_chunks=num_chunks,
+        kv_chunk_len=chunk_len,
+        rope_frequency=logits.rope_frequency,
+        rope_decay=logits.rope_decay,
+    )
+    active.launch(kernel, params, tensors, None)
+    if partial_o is not None and partial_lse is not None:
+        merge.merge_partials(
+            active,
+            problem.merge_key,
+            partial_o,
+            partial_lse,
+            o,
+            lse,
+            num_rows=qo_len,
+            num_states=num_chunks,
+            output_scale=output_scale,
         )
-        tensors = {"q": q, "k": k, "v": v, "o": o}
-        if lse is not None:
-            tensors["lse"] = lse
-        active.launch(kernel, params, tensors, None)
     return o if lse is None else (o, lse)
+
+
+def _split(problem: _Problem, tile: tiling.TileConfig, num_rows: int, qo_len: int, kv_len: int) -> tuple[int, int]:
+    """Return how many chunks the keys are cut into, so that few queries on many keys fill the GPU, and their length."""
+    num_tiles = -(-num_rows // tile.block_q) * problem.num_kv_heads
+    blocks_per_cu = max(4 * tile.waves_per_simd // tile.num_waves, 1)
+    max_parts = problem.arch.num_cus * blocks_per_cu // num_tiles
+    window = problem.logits.window_left
+    # Chunks are counted from key 0: those that a window hides from every query would only cost partial results.
+    if max_parts < 2 or 0 <= window < kv_len - qo_len:
+        return 1, kv_len
+    chunk_len = -(-scheduler.split_one(kv_len, max_parts)[1] // tile.block_kv) * tile.block_kv
+    num_chunks = -(-kv_len // chunk_len)
+    return (num_chunks, chunk_len) if num_chunks > 1 else (1, kv_len)

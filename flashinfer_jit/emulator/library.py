@@ -123,7 +123,7 @@ def use_arch(name: str) -> Iterator[Arch]:
 
 @contextlib.contextmanager
 def timed_launches(units: int = 4, instruction_limit: int = 0, timeline: int = 0) -> Iterator[None]:
-    """Run the timing model on this thread's launches within the ``with`` block: ``last_report().timing`` is its estimate.
+    """Time this thread's launches in the ``with`` block by the timing model: ``last_report().timing`` is its estimate.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The emulator's decoder against two others: the tinygrad wheel's tables of AMD's encodings, and llvm-objdump if present."""
+"""The emulator's decoder against two others: the tables of the tinygrad wheel, and llvm-objdump where present."""
 
 import re
 import shutil

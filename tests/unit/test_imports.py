@@ -38,7 +38,7 @@ LAYERS = (
     ("jit.kernels",),
     ("scheduler",),
     ("ops",),
-    ("validation", "kv_cache", "attention_options", "merge"),
+    ("validation", "kv_cache", "attention_options", "masks", "merge"),
     ("page", "backends"),
     ("prefill", "decode", "mla", "pod"),
     ("cascade",),

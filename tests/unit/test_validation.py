@@ -88,24 +88,14 @@ def test_signature_is_flashinfers():
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        ({"scale_q": torch.ones(4)}, "None"),
-        ({"scale_k": torch.ones(2)}, "None"),
-        ({"scale_v": torch.ones(2)}, "None"),
-        ({"k_scale": 0.5}, "None"),
-        ({"v_scale": 0.5}, "None"),
+        ({"scale_q": torch.ones(4)}, "a number, or a tensor with one element"),
+        ({"scale_k": torch.ones(2)}, "a number, or a tensor with one element"),
+        ({"scale_v": torch.ones(2)}, "a number, or a tensor with one element"),
+        ({"k_scale": torch.ones(2)}, "a number, or a tensor with one element"),
+        ({"v_scale": torch.ones(2)}, "a number, or a tensor with one element"),
         ({"kv_cache_sf": torch.ones(2)}, "None"),
-        ({"custom_mask": torch.ones(5, 9, dtype=torch.bool)}, "None"),
-        ({"packed_custom_mask": torch.ones(6, dtype=torch.uint8)}, "None"),
-        ({"pos_encoding_mode": "ROPE_LLAMA"}, "'NONE'"),
-        ({"pos_encoding_mode": "ALIBI"}, "'NONE'"),
         ({"use_fp16_qk_reduction": True}, "False"),
-        ({"window_left": 0}, "-1"),
-        ({"window_left": 128}, "-1"),
-        ({"logits_soft_cap": 30.0}, "None or 0"),
-        ({"rope_scale": 1.0}, "None"),
-        ({"rope_theta": 1e4}, "None"),
-        ({"o_dtype": torch.bfloat16}, "torch.float16"),
-        ({"o_dtype": torch.float32}, "torch.float16"),
+        ({"o_dtype": torch.float64}, "torch.float16 or torch.bfloat16 or torch.float32"),
         ({"backend": "aiter"}, "'auto' or 'fa2'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -118,26 +108,67 @@ def test_what_is_not_built_is_refused_by_name(refused, arguments, allowed):
     assert f"expected {allowed}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"custom_mask": torch.ones(5, 8, dtype=torch.bool)}, r"custom_mask: expected \[5, 9\].*got \[5, 8\]"),
+        ({"custom_mask": torch.ones(5, 9)}, r"custom_mask: expected torch.bool, got torch.float32"),
+        ({"packed_custom_mask": torch.ones(5, dtype=torch.uint8)}, r"packed_custom_mask: expected at least \[6\]"),
+        ({"packed_custom_mask": torch.ones(6, dtype=torch.int32)}, r"packed_custom_mask: expected torch.uint8"),
+        ({"scale_k": 2.0, "k_scale": 2.0}, r"scale_k and k_scale are the same scale"),
+        ({"scale_v": -1.0}, r"scale_v=-1.0"),
+        ({"rope_scale": 2.0}, r"rope_scale=2.0 has no meaning with pos_encoding_mode='NONE'"),
+        ({"rope_theta": 0.0, "pos_encoding_mode": "ROPE_LLAMA"}, r"rope_theta=0.0"),
+        ({"window_left": -2}, r"window_left=-2"),
+        ({"logits_soft_cap": -1.0}, r"logits_soft_cap=-1.0"),
+    ],
+)
+def test_options_out_of_range(refused, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        refused(*make(), **arguments)
+
+
+def test_a_mask_that_is_no_tensor(refused):
+    with pytest.raises(TypeError, match=r"custom_mask must be a torch.Tensor, got list"):
+        refused(*make(), custom_mask=[[True]])
+
+
 def test_every_argument_takes_part(recorder):
-    """An argument that was forgotten in the memo's key would be ignored on the second call."""
-    q, k, v = make()
-    prefill.single_prefill_with_kv_cache(q, k, v)
+    """An argument that was ignored, or forgotten in the memo's key, would launch the same as the call without it."""
+
+    def launched(**arguments):
+        prefill.single_prefill_with_kv_cache(*make(), **arguments)
+        kernel, params, tensors = recorder.launches[-1]
+        pointers = {field.name for field in PREFILL.fields if field.c_type.endswith("*")}
+        values = {name: getattr(params, name) for name, _ in params._fields_ if name not in pointers}
+        return kernel.key, values, frozenset(tensors)
+
+    mask = torch.ones(5, 9, dtype=torch.bool)
     # fmt: off
     others = {
-        "scale_q": q, "scale_k": q, "scale_v": q, "o_dtype": torch.float32, "custom_mask": q, "packed_custom_mask": q,
-        "kv_layout": "XYZ", "pos_encoding_mode": "ALIBI", "use_fp16_qk_reduction": True, "sm_scale": math.nan,
-        "window_left": 7, "logits_soft_cap": 5.0, "rope_scale": 2.0, "rope_theta": 5e5, "backend": "aiter",
-        "k_scale": 2.0, "v_scale": 2.0, "kv_cache_sf": q,
+        "scale_q": 2.0, "scale_k": torch.tensor(2.0), "scale_v": 2.0, "o_dtype": torch.float32, "custom_mask": mask,
+        "packed_custom_mask": torch.zeros(6, dtype=torch.uint8), "causal": True, "pos_encoding_mode": "ALIBI",
+        "sm_scale": 0.3, "window_left": 7, "logits_soft_cap": 5.0, "k_scale": 2.0, "v_scale": torch.tensor([2.0]),
+        "return_lse": True,
     }
     # fmt: on
+    refused_values = {"use_fp16_qk_reduction": True, "backend": "aiter", "kv_cache_sf": mask, "kv_layout": "XYZ"}
+    rope = {"rope_scale": 2.0, "rope_theta": 5e5}
     parameters = set(inspect.signature(prefill.single_prefill_with_kv_cache).parameters)
-    assert parameters == {*others, "q", "k", "v", "causal", "return_lse"}
+    assert parameters == {*others, *refused_values, *rope, "q", "k", "v"}
+    plain = launched()
+    assert launched() == plain
     for name, value in others.items():
+        assert launched(**{name: value}) != plain, name
+    rotated = launched(pos_encoding_mode="ROPE_LLAMA")
+    for name, value in rope.items():
+        assert launched(pos_encoding_mode="ROPE_LLAMA", **{name: value}) != rotated, name
+    for name, value in refused_values.items():
         with pytest.raises((ValueError, KeyError)):
-            prefill.single_prefill_with_kv_cache(q, k, v, **{name: value})
+            launched(**{name: value})
+    q, k, v = make()
     with pytest.raises(ValueError, match=r"causal"):
         prefill.single_prefill_with_kv_cache(q, k[:3], v[:3], causal=True)
-    assert len(prefill.single_prefill_with_kv_cache(q, k, v, return_lse=True)) == 2
 
 
 def test_environment_backend_is_honoured_at_every_call(recorder, monkeypatch):
@@ -278,12 +309,12 @@ def test_unequal_head_dims_without_a_kernel(refused):
 @pytest.mark.parametrize(
     "dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz]
 )
-def test_fp8_is_refused_by_name(refused, dtype):
+def test_fp8_queries_are_refused_by_name(refused, dtype):
     q, k, v = make()
-    with pytest.raises(UnsupportedConfigError, match=rf"Invalid dtype of k: .*{dtype}"):
-        refused(q, k.to(dtype), v.to(dtype))
     with pytest.raises(UnsupportedConfigError, match=rf"Invalid dtype of q: .*{dtype}"):
         refused(q.to(dtype), k.to(dtype), v.to(dtype))
+    with pytest.raises(UnsupportedConfigError, match=rf"Invalid dtype of v: expected {dtype}"):
+        refused(q, k.to(dtype), v)
 
 
 def test_causal_with_more_queries_than_keys(refused):
