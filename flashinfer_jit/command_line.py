@@ -5,14 +5,16 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from flashinfer_jit.errors import FlashInferJitError, InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS, Arch, get_arch
 
 INTERRUPTED = 130
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,6 +58,40 @@ def arch_list(text: str) -> tuple[Arch, ...]:
             f"{text!r} is not allowed: expected {', '.join(ARCHS)}, or several with commas"
         )
     return archs
+
+
+def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Return an argument type that calls ``parse`` and tells argparse of the package's errors."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except (UnsupportedConfigError, InvalidSettingError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+_UNITS = {"": 1, **{f"{letter}B": 1000**n for n, letter in enumerate("kMGT", 1)}}
+_UNITS |= {f"{letter}iB": 1024**n for n, letter in enumerate("KMGT", 1)}
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def byte_size(text: str) -> int:
+    """Argument type: a number of bytes, with a unit or without."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(\w*)", text)
+    unit = {name.lower(): factor for name, factor in _UNITS.items()}.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a size such as 500MB or 2GiB")
+    return int(float(match[1]) * unit)
+
+
+def age(text: str) -> float:
+    """Argument type: a length of time in seconds, minutes, hours, days or weeks."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a time such as 12h, 30d or 4w")
+    return float(match[1]) * _AGES[match[2]]
 
 
 def positive(text: str) -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from flashinfer_jit import plan
-from flashinfer_jit.command_line import Parser, arch_list, positive, run
-from flashinfer_jit.errors import FlashInferJitError, InvalidSettingError, UnsupportedConfigError
+from flashinfer_jit.command_line import Parser, arch_list, argument, positive, run
+from flashinfer_jit.errors import FlashInferJitError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS, Arch
 from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry
 from flashinfer_jit.jit.config import ALLOWED, KernelConfig
@@ -146,18 +146,6 @@ def _look(key: KernelKey, output: Cache | None = None) -> Outcome:
     return Outcome(key, "missing" if found is None else "cached", round(time.perf_counter() - start, 4), found)
 
 
-def _argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Turn the package's errors about a value into argparse's."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except (UnsupportedConfigError, InvalidSettingError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
-
-
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
@@ -255,37 +243,35 @@ def _parser() -> Parser:
     what = parser.add_argument_group("which kernels (several together; without any, the default presets)")
     what.add_argument(
         "--preset",
-        type=_argument(_presets),
+        type=argument(_presets),
         action="append",
         metavar="NAME,...",
         help="models whose attention to compile, or all; --list-presets shows them",
     )
     what.add_argument(
         "--config",
-        type=_argument(plan.parse_config),
+        type=argument(plan.parse_config),
         action="append",
         metavar="CONFIG",
         help="one configuration: phase=decode,dtype=bfloat16,head_dim=128,group_size=8, or its JSON",
     )
     what.add_argument(
         "--from-file",
-        type=_argument(lambda text: plan.read_plan(Path(text))),
+        type=argument(lambda text: plan.read_plan(Path(text))),
         action="append",
         metavar="PLAN.toml",
         help="a file that names presets and configurations",
     )
     what.add_argument(
         "--from-log",
-        type=_argument(lambda text: plan.read_record(Path(text))),
+        type=argument(lambda text: plan.read_record(Path(text))),
         action="append",
         metavar="FILE",
         help="what a program used that ran with FLASHINFER_JIT_RECORD=FILE",
     )
-    what.add_argument(
-        "--key", type=_argument(plan.parse_key), action="append", help="one kernel with one tile, as JSON"
-    )
+    what.add_argument("--key", type=argument(plan.parse_key), action="append", help="one kernel with one tile, as JSON")
     what.add_argument("--arch", type=arch_list, help="GPUs, joined by commas: all")
-    what.add_argument("--dtype", type=_argument(_dtypes), help="of presets, joined by commas: bfloat16")
+    what.add_argument("--dtype", type=argument(_dtypes), help="of presets, joined by commas: bfloat16")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--jobs", type=positive, help="compilers at once; never more than cores, memory and MAX_JOBS allow"

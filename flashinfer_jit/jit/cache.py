@@ -105,6 +105,25 @@ def check_safe(path: Path) -> None:
         )
 
 
+def read_entry(directory: Path) -> Entry:
+    """Return the entry in a directory, having checked it; changes nothing.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError, TypeError
+        If something of it is missing or damaged.
+    UnsafeCacheError
+        If others could have written it.
+    """
+    meta = json.loads((directory / META).read_bytes())
+    check_safe(directory)
+    check_safe(directory / LIBRARY)
+    data = (directory / LIBRARY).read_bytes()
+    if meta["schema"] != SCHEMA or meta["library"] != _fingerprint(data):
+        raise ValueError(f"{LIBRARY} is not the file that {META} describes")
+    return Entry(directory, meta)
+
+
 class Cache:
     """One cache directory."""
 
@@ -140,13 +159,7 @@ class Cache:
     def _read(self, directory: Path) -> Entry | None:
         for _ in range(3):
             try:
-                meta = json.loads((directory / META).read_bytes())
-                check_safe(directory)
-                check_safe(directory / LIBRARY)
-                data = (directory / LIBRARY).read_bytes()
-                if meta["schema"] != SCHEMA or meta["library"] != _fingerprint(data):
-                    raise ValueError(f"{LIBRARY} is not the file that {META} describes")
-                return Entry(directory, meta)
+                return read_entry(directory)
             except OSError as error:
                 if error.errno == errno.ESTALE:
                     # A network file system may still show the name of a directory that was just replaced.

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "flashinfer_jit"
 # unless a longer name has a line of its own.
 LAYERS = (
     ("errors",),
-    ("env", "tables"),
+    ("env", "tables", "maps"),
     ("log",),
     ("jit", "jit.arch", "jit.files", "jit.process", "jit.codeobject"),
     ("variants",),
@@ -30,7 +30,7 @@ LAYERS = (
     ("jit.toolchain",),
     ("jit.machine",),
     ("jit.lock", "jit.cache"),
-    ("jit.compiler",),
+    ("jit.compiler", "jit.inventory"),
     ("jit.diagnostics",),
     ("emulator",),
     ("runtime",),
@@ -44,7 +44,7 @@ LAYERS = (
     ("cascade",),
     ("testing",),
     ("presets", "progress"),
-    ("plan",),
+    ("plan", "explain", "collect_env"),
     ("command_line",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )
