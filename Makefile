@@ -13,13 +13,14 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full fuzz lint format bench clean
+.PHONY: help install demo test test-full fuzz isa-coverage lint format bench clean
 
 help:
 	@echo "make demo       compile kernels, run them on the emulated GPU, generate text with a language model"
 	@echo "make test       the tests, on both emulated GPUs"
 	@echo "make test-full  the tests with every configuration"
 	@echo "make fuzz       10,000 damaged code objects on the emulated GPU"
+	@echo "make isa-coverage  write docs/isa_coverage.md from the emulator's op table and the tests"
 	@echo "make lint       formatting, lint, types"
 	@echo "make bench      compile times, host cost and speed of the emulated GPU"
 
@@ -52,6 +53,9 @@ test-full: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
 	$(BIN)/python tests/emulated/fuzz.py
+
+isa-coverage: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m emulated.isa_coverage
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

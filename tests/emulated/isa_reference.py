@@ -196,18 +196,6 @@ def _cvt_off(state: State) -> None:
     put(state, Value.of_float((state["S0"].viewed("I", 4).signed() / 16).astype(np.float32)))
 
 
-@reference(
-    "v_accvgpr_read",
-    "v_accvgpr_write",
-    "v_accvgpr_mov_b32",
-    "v_accvgpr_read_b32",
-    "v_accvgpr_write_b32",
-    reason="no text: a copy between register files",
-)
-def _copy(state: State) -> None:
-    put(state, state["S0"].viewed("B", 32))
-
-
 @reference("v_pk_mov_b32", reason="S0.u32[63 : 32] of the text is beyond the view: op_sel picks the dword of each pair")
 def _pk_mov(state: State) -> None:
     def dword(number: int) -> np.ndarray:
@@ -234,7 +222,7 @@ def _mix_sources(state: State) -> list[Value]:
 
 
 @reference(
-    "v_mad_mix_f32", "v_mad_mixlo_f16", "v_mad_mixhi_f16", "v_fma_mix_f32", "v_fma_mixlo_f16", "v_fma_mixhi_f16",
+    "v_fma_mix_f32", "v_fma_mixlo_f16", "v_fma_mixhi_f16",
     reason="manual 6.7: performed as an FMA, and neg_hi is the absolute value; the text shows neither",
 )  # fmt: skip
 def _mix(state: State, name: str) -> None:

@@ -195,6 +195,20 @@ def test_movrel_adds_m0_to_the_register_number(arch: str) -> None:
     assert program(body, "s30 s32 s33 s36 s40 s41", arch)[:6] == [102, 102, 103, 100, 102, 103]
 
 
+def test_accumulation_registers_are_copied_by_active_lanes(arch: str) -> None:
+    body = """
+    v_mov_b32_e32 v4, 5
+    v_accvgpr_write_b32 a4, 7
+    v_accvgpr_write_b32 a8, v0
+    s_mov_b64 exec, 0xff
+    v_accvgpr_mov_b32 a4, a8
+    s_mov_b64 exec, 0xffff
+    v_accvgpr_read_b32 v4, a4
+    """
+    lanes = program(body, "", arch)
+    assert lanes == [lane if lane < 8 else 7 if lane < 16 else 5 for lane in range(64)]
+
+
 def test_hardware_registers_are_read_and_written_by_field(arch: str) -> None:
     body = """
     s_getreg_b32 s20, hwreg(HW_REG_MODE)
