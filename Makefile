@@ -13,12 +13,15 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full fuzz isa-coverage lint format bench clean
+.PHONY: help install demo test test-full test-package stress fuzz isa-coverage docs lint format bench clean
 
 help:
 	@echo "make demo       compile kernels, run them on the emulated GPU, generate text with a language model"
 	@echo "make test       the tests, on both emulated GPUs"
 	@echo "make test-full  the tests with every configuration"
+	@echo "make test-package  build wheel and sdist, install them elsewhere, compile and run"
+	@echo "make stress     16 processes, 20 kernels, three of them killed, 50 times"
+	@echo "make docs       write the generated parts of docs/ again"
 	@echo "make fuzz       10,000 damaged code objects on the emulated GPU"
 	@echo "make isa-coverage  write docs/isa_coverage.md from the emulator's op table and the tests"
 	@echo "make lint       formatting, lint, types"
@@ -49,6 +52,15 @@ test-full: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
 	$(BIN)/python tests/compile_pass.py --jobs $(JOBS) $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --full $(PYTEST_ARGS)
+
+test-package: $(STAMP)
+	$(BIN)/python tests/package.py
+
+stress: $(STAMP)
+	$(BIN)/python tests/stress.py --rounds 50
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
 
 fuzz: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build

@@ -104,7 +104,7 @@ def _cpu() -> str:
 
 def _compilers() -> list[str]:
     memo_dir = cache.Cache(cache.user_root()).base / "toolchains"
-    return [found.title for found in toolchain.find_all(memo_dir)]
+    return [found.title for found in toolchain.find_all(memo_dir if memo_dir.is_dir() else None)]
 
 
 def _packages() -> dict[str, str]:

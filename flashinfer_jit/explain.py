@@ -63,7 +63,9 @@ def explain(key: KernelKey) -> Explanation:
     source_key = cache.source_key(source, flags, key.arch.name)
     user = Cache(cache.user_root())
     try:
-        toolchain = find_toolchain(user.base / "toolchains")
+        memo_dir = user.base / "toolchains"
+        # Answers that are kept already are used; explaining writes none.
+        toolchain = find_toolchain(memo_dir if memo_dir.is_dir() else None)
         own_id, compiler = toolchain.id, toolchain.title
     except ToolchainNotFoundError:
         own_id, compiler = None, "no compiler here: entries of any compiler serve"

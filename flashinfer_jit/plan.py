@@ -6,7 +6,6 @@ for the dtypes of Q, K, V and O together, ``head_dim`` for both head dimensions;
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
@@ -136,6 +135,9 @@ def read_plan(path: Path) -> Plan:
 
     Raises InvalidSettingError naming the line at fault.
     """
+    # Imported here because every command line reads configurations and few read plans.
+    import tomllib
+
     text = _read(path)
     try:
         values = tomllib.loads(text)

@@ -5,6 +5,7 @@
 
 import os
 import sys
+import time
 
 EXPORTS = ("fij_launch", "fij_prepare", "fij_abi_version", "fij_params_size", "fij_config_json")
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -49,8 +50,6 @@ def _misbehave(mode: str) -> None:
     if mode == "killed":
         os.kill(os.getpid(), 9)
     if mode == "slow":
-        import time
-
         time.sleep(float(os.environ["FAKE_HIPCC_SECONDS"]))
 
 
@@ -66,17 +65,22 @@ def main(program: str, arguments: list[str], version: str) -> None:
         # The last input is the host object, which is the fat binary here.
         _write(arguments, fake_elf.library(EXPORTS, _read(arguments[-1])))
     elif "--offload-device-only" in arguments:
+        start = time.monotonic()
         mode = os.environ.get("FAKE_HIPCC_MODE", "")
         _misbehave(mode)
+        name = _read("kernel.hip").decode().split(":")[0].removeprefix("// ")
         counter = os.environ.get("FAKE_HIPCC_COUNTER")
         if counter:
             with open(counter, "a") as lines:
-                lines.write(f"{os.getcwd()}\n")
+                lines.write(f"{name}\n")
         if mode == "no-output":
             return
-        name = _read("kernel.hip").decode().split(":")[0].removeprefix("// ")
         arch = next(word.split("=")[1] for word in arguments if word.startswith("--offload-arch="))
         whole = fake_elf.code_object(arch, name)
         _write(arguments, {"garbage": b"\0" * 100, "truncated": whole[:-200]}.get(mode, whole))
+        spans = os.environ.get("FAKE_HIPCC_SPANS")
+        if spans:
+            with open(spans, "a") as lines:
+                lines.write(f"{start} {time.monotonic()}\n")
     else:
         _write(arguments, _read(arguments[arguments.index("-fcuda-include-gpubinary") + 2]))
