@@ -83,7 +83,7 @@ def _declare(handle: ctypes.CDLL) -> None:
     handle.fij_emu_recover.restype = None
     handle.fij_emu_set_budget.argtypes = [u64]
     handle.fij_emu_set_budget.restype = None
-    handle.fij_emu_set_timing.argtypes = [u32, u64, u64]
+    handle.fij_emu_set_timing.argtypes = [u32, u64, u64, u32]
     handle.fij_emu_set_timing.restype = None
     handle.fij_emu_timing_constants.restype = ctypes.c_char_p
     handle.fij_emu_set_threads.argtypes = [u32]
@@ -122,7 +122,9 @@ def use_arch(name: str) -> Iterator[Arch]:
 
 
 @contextlib.contextmanager
-def timed_launches(units: int = 4, instruction_limit: int = 0, timeline: int = 0) -> Iterator[None]:
+def timed_launches(
+    units: int = 4, instruction_limit: int = 0, timeline: int = 0, sample: bool = False
+) -> Iterator[None]:
     """Time this thread's launches in the ``with`` block by the timing model: ``last_report().timing`` is its estimate.
 
     Parameters
@@ -133,13 +135,16 @@ def timed_launches(units: int = 4, instruction_limit: int = 0, timeline: int = 0
         Wave instructions of a unit after which the rest runs untimed; 0 is the default of 4,000,000.
     timeline : int
         Issues to keep, for plots.
+    sample : bool
+        Run only the modelled units up to the limit, and a few more workgroups that tell how long the whole launch is.
+        The launch's results are then incomplete: for estimates of launches that are too long to run.
     """
     handle = load()
-    handle.fij_emu_set_timing(units, instruction_limit, timeline)
+    handle.fij_emu_set_timing(units, instruction_limit, timeline, int(sample))
     try:
         yield
     finally:
-        handle.fij_emu_set_timing(0, 0, 0)
+        handle.fij_emu_set_timing(0, 0, 0, 0)
 
 
 def device_index(arch: str) -> int:

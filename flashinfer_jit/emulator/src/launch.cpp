@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 
 #include "bundle.h"
 #include "device.h"
@@ -17,6 +18,7 @@ constexpr uint64_t kSlice = 8192;
 // The groups of a cooperative launch do wait for each other.
 constexpr uint32_t kPatience = 4096, kCooperativePatience = 32;
 constexpr size_t kMostResident = 64;
+constexpr uint64_t kSamples = 16;
 constexpr size_t kKeptSlots = 2;
 constexpr uint64_t kDefaultBudget = 200u * 1000 * 1000;
 // Scratch of one lane: the largest that the descriptors of real kernels ask for is some kilobytes.
@@ -73,6 +75,8 @@ public:
         first_resident_ = request_.cooperative ? (total_ + threads - 1) / threads : 1;
         if (request_.timing) choose_timed_units();
         run_job(*this, threads);
+        for (uint64_t n : result_.counters.instructions) untimed_instructions_ += static_cast<double>(n);
+        untimed_bytes_ = static_cast<double>(result_.counters.global_read + result_.counters.global_written);
         if (request_.timing && !launch_.stop.load()) run_timed();
         result_.fault = launch_.fault;
         result_.memory = std::move(memory_);
@@ -88,10 +92,12 @@ public:
         Slots resident;
         uint64_t allowed = first_resident_;
         uint32_t slices = 0;
+        const bool sample = request_.timing && request_.timing->sample;
         while (!launch_.stop.load(std::memory_order_relaxed)) {
             while (resident.size() < allowed) {
-                const uint64_t id = next_.fetch_add(1, std::memory_order_relaxed);
-                if (id >= total_) break;
+                uint64_t id = next_.fetch_add(1, std::memory_order_relaxed);
+                if (id >= (sample ? samples_.size() : total_)) break;
+                if (sample) id = samples_[id];
                 if (is_timed(id)) continue;
                 resident.push_back(start(id, counters));
             }
@@ -129,7 +135,16 @@ private:
         timing.text_begin = request_.object->text_begin, timing.text_vaddr = request_.object->text_vaddr;
         const uint32_t count = std::min(request_.timing->most_units, timing.units_used);
         for (uint32_t n = 0; n < count; ++n) timing.units.push_back(static_cast<uint32_t>(static_cast<uint64_t>(n) * timing.units_used / count));
+        for (uint32_t unit : timing.units) timing.timed_workgroups += (total_ - unit + timing.compute_units - 1) / timing.compute_units;
         timing.results.resize(count);
+        timing.sampled = request_.timing->sample;
+        if (!timing.sampled) return;
+        // Spread over the grid without following any period of it: multiples of the golden ratio.
+        for (uint64_t n = 1; n <= kSamples; ++n) {
+            const double place = static_cast<double>(n) * 0.6180339887498949;
+            const uint64_t id = static_cast<uint64_t>((place - std::floor(place)) * static_cast<double>(total_));
+            if (!is_timed(id) && std::find(samples_.begin(), samples_.end(), id) == samples_.end()) samples_.push_back(id);
+        }
     }
     bool is_timed(uint64_t id) const {
         if (!request_.timing) return false;
@@ -140,26 +155,54 @@ private:
     // The timed units, a unit to a thread. The workgroups that only ran have told how often each buffer's bytes are read.
     void run_timed() {
         LaunchTiming& timing = *result_.timing;
-        std::vector<double> sharers(memory_.name_count(), 1.0);
-        const double untimed_share = 1.0 - static_cast<double>(timing.units.size()) / timing.units_used;
-        for (uint32_t id = 0; untimed_share > 0 && id < sharers.size(); ++id) {
-            const double bytes = static_cast<double>(memory_.name(id).bytes);
-            if (bytes > 0) sharers[id] = std::max(1.0, static_cast<double>(result_.counters.buffer_bytes[id].read) / untimed_share / bytes);
+        const uint64_t untimed = timing.sampled ? samples_.size() : total_ - timing.timed_workgroups;
+        timing.sampled_workgroups = untimed;
+        std::vector<TimedBuffer> buffers(memory_.name_count());
+        for (uint32_t id = 0; id < buffers.size(); ++id) {
+            const BufferName& name = memory_.name(id);
+            buffers[id] = {name.begin, name.bytes, 1.0};
+            if (untimed && name.bytes) buffers[id].readers = std::max(1.0, static_cast<double>(result_.counters.buffer_bytes[id].read) / static_cast<double>(untimed) * static_cast<double>(total_) / static_cast<double>(name.bytes));
         }
         struct Units : Job {
             KernelJob& job;
-            const std::vector<double>& sharers;
+            const std::vector<TimedBuffer>& buffers;
             std::atomic<uint32_t> next{0};
-            Units(KernelJob& j, const std::vector<double>& s) : job(j), sharers(s) {}
+            Units(KernelJob& j, const std::vector<TimedBuffer>& b) : job(j), buffers(b) {}
             void work() override {
-                for (uint32_t n; (n = next.fetch_add(1)) < job.result_.timing->units.size();) job.run_unit(n, sharers);
+                for (uint32_t n; (n = next.fetch_add(1)) < job.result_.timing->units.size();) job.run_unit(n, buffers);
             }
-        } units(*this, sharers);
-        run_job(units, static_cast<uint32_t>(std::min<size_t>(timing.units.size(), pool_threads())));
-        for (uint32_t unit : timing.units) timing.timed_workgroups += (total_ - unit + timing.compute_units - 1) / timing.compute_units;
+        } units(*this, buffers);
+        // Units that may exchange data through atomics take turns, so that every run is alike.
+        const uint64_t* ran = result_.counters.instructions;
+        const bool apart = untimed && !ran[static_cast<int>(Class::VMEM_ATOMIC)] && !ran[static_cast<int>(Class::FLAT)];
+        run_job(units, apart ? static_cast<uint32_t>(std::min<size_t>(timing.units.size(), pool_threads())) : 1);
+        account_launch(untimed);
     }
 
-    void run_unit(uint32_t n, const std::vector<double>& sharers) {
+    // Instructions and bytes of the whole launch, scaled up where only part of it ran.
+    void account_launch(uint64_t untimed) {
+        LaunchTiming& timing = *result_.timing;
+        const Counters& c = result_.counters;
+        for (uint64_t n : c.instructions) timing.instructions += static_cast<double>(n);
+        timing.requested_bytes = static_cast<double>(c.global_read + c.global_written);
+        uint64_t begun = untimed;
+        for (const CuTiming& unit : timing.results) begun += unit.workgroups;
+        const double scale = timing.sampled && begun ? static_cast<double>(total_) / static_cast<double>(begun) : 1.0;
+        // A workgroup that the limit cut off counts in part only: where others ran whole, they alone tell.
+        const bool cut = timing.sampled && std::any_of(timing.results.begin(), timing.results.end(), [](const CuTiming& unit) { return unit.truncated; });
+        if (cut && untimed) {
+            timing.instructions = untimed_instructions_ / static_cast<double>(untimed) * static_cast<double>(total_);
+            timing.requested_bytes = untimed_bytes_ / static_cast<double>(untimed) * static_cast<double>(total_);
+        } else {
+            timing.instructions *= scale, timing.requested_bytes *= scale;
+        }
+        for (uint32_t id = 0; id < c.buffer_bytes.size(); ++id) {
+            const double bytes = static_cast<double>(memory_.name(id).bytes);
+            timing.minimum_bytes += std::min(bytes, scale * static_cast<double>(c.buffer_bytes[id].read)) + std::min(bytes, scale * static_cast<double>(c.buffer_bytes[id].written));
+        }
+    }
+
+    void run_unit(uint32_t n, const std::vector<TimedBuffer>& buffers) {
         LaunchTiming& timing = *result_.timing;
         Counters counters;
         counters.buffer_bytes.resize(memory_.name_count());
@@ -176,16 +219,18 @@ private:
             idle_slots.push_back(std::move(*slot));
             slots.erase(slot);
         };
-        CuModel model(launch_.arch, timing.units[n], sharers, request_.timing->options);
+        const double hbm_share = static_cast<double>(timing.compute_units) / timing.units_used;
+        CuModel model(*request_.object, timing.units[n], buffers, hbm_share, request_.timing->options);
         model.run(next_group, give_back, timing.resident_groups);
         timing.results[n] = model.result();
-        // Beyond the model's limit the rest of the unit's work still runs.
-        while (!launch_.stop.load(std::memory_order_relaxed)) {
+        // Beyond the model's limit the rest of the unit's work still runs, unless the launch is only sampled.
+        while (!timing.sampled && !launch_.stop.load(std::memory_order_relaxed)) {
             if (slots.empty() && !next_group()) break;
             while (!slots.empty() && advance(*slots.back()) != Progress::done) {}
             if (launch_.stop.load(std::memory_order_relaxed)) break;
             give_back(&slots.back()->group);
         }
+        for (auto& slot : slots) idle_slots.push_back(std::move(slot));
         if (idle_slots.size() > kKeptSlots) idle_slots.resize(kKeptSlots);
         std::lock_guard<std::mutex> lock(result_mutex_);
         result_.counters.add(counters);
@@ -275,6 +320,8 @@ private:
     std::atomic<uint64_t> next_{0};
     uint64_t total_ = 0, budget_ = 0, dispatch_id_ = 0, first_resident_ = 1;
     uint32_t waves_ = 0;
+    std::vector<uint64_t> samples_;   // workgroups of a sampled launch that run untimed
+    double untimed_instructions_ = 0, untimed_bytes_ = 0;
 };
 
 }  // namespace

@@ -116,7 +116,7 @@ std::string report_json(const LaunchResult& r) {
         first = false;
     }
     out += "]";
-    if (r.timing && r.error == hipSuccess) out += ", \"timing\": " + timing_json(*r.timing, r.arch);
+    if (r.timing && r.error == hipSuccess) out += ", \"timing\": " + timing_json(*r.timing);
     out += ", \"error\": ";
     if (r.error == hipSuccess) out += "null";
     else out += format("{\"code\": %d, \"name\": \"%s\", \"fault\": \"%s\", \"text\": %s}", r.error, error_name(r.error), kFaultNames[static_cast<int>(r.fault.kind)], json_string(r.error_text).c_str());

@@ -2,282 +2,243 @@
 #include "timing.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "memory.h"
 
 namespace emu {
 namespace {
 
-bool is_vector(Enc e) { return e == Enc::VOP1 || e == Enc::VOP2 || e == Enc::VOPC || e == Enc::VOP3 || e == Enc::VOP3P; }
-bool is_memory(Class c) {
-    return c == Class::LDS || c == Class::VMEM_LOAD || c == Class::VMEM_STORE || c == Class::VMEM_ATOMIC || c == Class::LDS_DMA || c == Class::SCRATCH || c == Class::FLAT;
-}
-bool named(const Inst& i, const char* prefix) { return !std::strncmp(i.op->name, prefix, std::strlen(prefix)); }
+constexpr size_t kVectorRegisters = 512 + Wave::kSlack;
 
-int source_dwords(const Inst& i, int k) {
-    const OpInfo& op = *i.op;
-    return op.src_dwords[k] ? op.src_dwords[k] : std::max(type_dwords(op.src[k]), i.src[k] >= operand::vgpr ? 1 : 0);
-}
-int result_dwords(const Inst& i) {
-    const OpInfo& op = *i.op;
-    return op.dst_dwords ? op.dst_dwords : std::max(type_dwords(op.dst), 1);
-}
-
-// Clocks that a vector instruction keeps the VALU of its SIMD.
-uint64_t valu_clocks(const Inst& i, const TimingConstants& c) {
-    switch (i.op->cls) {
-        case Class::VALU_TRANS: return c.trans_clocks;
-        case Class::VALU_F64: return c.f64_clocks;
-        case Class::CROSSLANE: return named(i, "v_permlane") ? c.permlane_swap_clocks : c.valu_clocks;
-        default: return c.valu_clocks;
-    }
-}
-// LLVM's isNeverCoissue: packed f32 and packed fp8 conversions wait until the matrix pipe is idle.
-bool never_beside_matrix(const Inst& i) { return i.op->cls == Class::VALU_PACKED && (named(i, "v_pk_mul_f32") || named(i, "v_pk_add_f32") || named(i, "v_pk_fma_f32") || named(i, "v_pk_mov")); }
-
-uint64_t after_front(const std::deque<uint64_t>& outstanding, size_t allowed) {
+uint64_t when_at_most(const std::deque<uint64_t>& outstanding, size_t allowed) {
     return outstanding.size() > allowed ? outstanding[outstanding.size() - allowed - 1] : 0;
+}
+void add_outstanding(std::deque<uint64_t>& outstanding, uint64_t done) { outstanding.insert(std::upper_bound(outstanding.begin(), outstanding.end(), done), done); }
+void drop_complete(std::deque<uint64_t>& outstanding, uint64_t clock) {
+    while (!outstanding.empty() && outstanding.front() <= clock) outstanding.pop_front();
 }
 
 }  // namespace
 
 const char* stall_name(Stall stall) {
-    static const char* const names[] = {"dependency", "vmcnt", "lgkmcnt", "barrier", "matrix_pipe", "valu_pipe", "memory_port", "scalar_port", "arbitration", "nop", "branch"};
+    static const char* const names[] = {"dependency", "vmcnt", "lgkmcnt", "barrier", "matrix_pipe", "valu_pipe", "memory_port", "lds_queue", "scalar_port", "arbitration", "nop", "branch"};
+    static_assert(sizeof names / sizeof *names == static_cast<size_t>(Stall::count), "one name for each reason");
     return names[static_cast<size_t>(stall)];
 }
 
-CuModel::CuModel(Arch arch, uint32_t unit, const std::vector<double>& sharers, Options options)
-    : arch_(arch), constants_(timing_constants(arch)), options_(options), unit_(unit), sharers_(sharers) {}
+CuModel::CuModel(const CodeObject& code, uint32_t unit, const std::vector<TimedBuffer>& buffers, double hbm_share, Options options)
+    : code_(code), constants_(timing_constants(code.arch)), options_(options), memory_(code.arch, unit, buffers, hbm_share) {
+    const size_t dwords = (code.text_end - code.text_begin) / 4;
+    costs_.resize(dwords), by_dword_.resize(dwords);
+}
 
-// Whether this unit is the one of all that fetches the line from HBM.
-bool CuModel::first_in_launch(const Wave& wave, uint64_t line) const {
-    const Interval* i = wave.launch->memory->find(line << 7);
-    const double sharers = i && i->id < sharers_.size() ? sharers_[i->id] : 1.0;
-    if (sharers <= 1.0) return true;
-    uint64_t hash = line * 0x9e3779b97f4a7c15ull + unit_ * 0xd1b54a32d192ed03ull;
-    hash ^= hash >> 29;
-    hash *= 0xbf58476d1ce4e5b9ull;
-    return static_cast<double>(hash >> 40) < static_cast<double>(1ull << 24) / sharers;
+const IssueCost& CuModel::cost_of(const Inst& inst, uint64_t pc) {
+    std::unique_ptr<IssueCost>& cost = costs_[(pc - code_.text_begin) / 4];
+    if (!cost) cost.reset(new IssueCost(issue_cost(inst, constants_)));
+    return *cost;
 }
 
 void CuModel::admit(Workgroup* group, uint64_t clock) {
-    ++groups_;
+    ++groups_, ++result_.workgroups;
     for (Wave* wave : group->waves) {
         TimedWave w;
         w.wave = wave, w.group = group, w.number = admitted_++;
+        // The SIMD with the fewest waves, in turn.
         w.simd = w.number % 4;
-        w.free = clock;
-        w.vector_ready.assign(512 + Wave::kSlack, 0);
-        w.accumulate_ready.assign(512 + Wave::kSlack, 0);
-        simds_[w.simd].used = true;
+        for (uint32_t n = 1; n < 4; ++n)
+            if (simds_[(w.number + n) % 4].waves < simds_[w.simd].waves) w.simd = (w.number + n) % 4;
+        w.free = w.issued = clock;
+        w.vector.resize(kVectorRegisters);
+        Simd& simd = simds_[w.simd];
+        simd.used = true;
+        result_.waves_per_simd = std::max(result_.waves_per_simd, ++simd.waves);
         wave->trace = &trace_;
         waves_.push_back(std::move(w));
         prepare(waves_.back());
     }
-    uint32_t on_simd[4] = {0, 0, 0, 0};
-    for (const TimedWave& w : waves_) result_.waves_per_simd = std::max(result_.waves_per_simd, ++on_simd[w.simd]);
 }
 
 // Looks at the instruction at the wave's pc: the clock at which its operands are there.
 void CuModel::prepare(TimedWave& w) {
-    w.next = w.wave->launch->code->at(w.wave->pc);
-    w.ready = w.free;
-    w.reason = Stall::dependency;
-    if (!w.next || !w.next->op) return;
-    const Inst& i = *w.next;
+    w.next = code_.at(w.wave->pc);
+    w.ready = w.free, w.reason = Stall::dependency;
+    w.cost = nullptr;
+    if (!w.next) return;   // the step will record the fault
+    const IssueCost& cost = *(w.cost = &cost_of(*w.next, w.wave->pc));
     const auto wait_for = [&](uint64_t clock, Stall reason) {
         if (clock > w.ready) w.ready = clock, w.reason = reason;
     };
-    if (i.op->cls == Class::WAIT && named(i, "s_waitcnt")) {
-        const uint32_t simm = static_cast<uint32_t>(i.offset);
-        const uint32_t vm = (simm & 15) | (simm >> 14 & 3) << 4, lgkm = simm >> 8 & 15;
-        wait_for(after_front(w.vm, vm), Stall::vmcnt);
-        wait_for(after_front(w.lgkm, lgkm), Stall::lgkmcnt);
+    const auto vector_at = [&](uint32_t code) -> const VectorRegister* { return code - operand::vgpr < kVectorRegisters ? &w.vector[code - operand::vgpr] : nullptr; };
+    if (cost.waits) {
+        wait_for(when_at_most(w.vm, cost.allowed_vm), Stall::vmcnt);
+        wait_for(when_at_most(w.lgkm, cost.allowed_lgkm), Stall::lgkmcnt);
         return;
     }
-    const bool matrix = i.op->cls == Class::MFMA;
-    for (int k = 0; k < 3; ++k) {
-        const uint16_t code = i.src[k];
-        if (code == operand::none) continue;
-        const int dwords = source_dwords(i, k);
-        if (code >= operand::vgpr) {
-            const auto& ready = matrix && k == 2 ? w.accumulate_ready : w.vector_ready;
-            for (int d = 0; d < dwords && code - operand::vgpr + d < static_cast<int>(ready.size()); ++d) wait_for(ready[code - operand::vgpr + d], Stall::dependency);
-        } else if (code < 128) {
-            for (int d = 0; d < std::max(dwords, 1) && code + d < 128; ++d) wait_for(w.scalar_ready[code + d], Stall::dependency);
-        } else if (code >= operand::vccz && code <= operand::scc) {
-            wait_for(w.condition_ready, Stall::dependency);
+    const bool matrix = cost.unit == Unit::matrix, memory = cost.unit == Unit::memory || cost.unit == Unit::lds || cost.unit == Unit::scalar_memory;
+    for (int k = 0; k < cost.sources; ++k) {
+        const Registers& source = cost.source[k];
+        const bool accumulator = k == cost.accumulator;
+        for (uint32_t d = 0; d < source.count; ++d) {
+            if (!source.vector()) {
+                if (source.first + d < 128) wait_for(memory ? w.scalar[source.first + d].memory_read : w.scalar[source.first + d].read, Stall::dependency);
+            } else if (const VectorRegister* r = vector_at(source.first + d)) {
+                const bool same_tile = r->tile.first == source.first && r->tile.count == source.count;
+                wait_for(accumulator ? (same_tile ? r->same_accumulator : r->other_accumulator) : matrix ? r->matrix_operand : r->read, Stall::dependency);
+            }
         }
     }
-    if (i.op->cls == Class::BRANCH) wait_for(w.condition_ready, Stall::dependency);
-    // A result still on its way to the same register must land first.
-    if (i.dst != operand::none && i.dst >= operand::vgpr && !matrix)
-        for (int d = 0; d < result_dwords(i) && i.dst - operand::vgpr + d < static_cast<int>(w.vector_ready.size()); ++d) wait_for(w.vector_ready[i.dst - operand::vgpr + d], Stall::dependency);
+    // A result still on its way to the same register must land first; a matrix instruction's C must have been read.
+    if (!matrix)
+        for (int k = 0; k < cost.results; ++k)
+            for (uint32_t d = 0; d < cost.result[k].count && cost.result[k].vector(); ++d)
+                if (const VectorRegister* r = vector_at(cost.result[k].first + d)) wait_for(std::max(r->read, r->overwrite), Stall::dependency);
+    if (cost.unit == Unit::memory) wait_for(when_at_most(w.vm, constants_.largest_vmcnt - 1), Stall::vmcnt);
+    if (cost.unit == Unit::lds || cost.unit == Unit::scalar_memory || cost.may_touch_lds) wait_for(when_at_most(w.lgkm, constants_.largest_lgkmcnt - 1), Stall::lgkmcnt);
 }
 
 // The clock at which the wave can issue, and what holds it back.
-uint64_t CuModel::earliest(const TimedWave& w, Stall& reason) const {
+uint64_t CuModel::earliest(const TimedWave& w, Stall& reason) {
     uint64_t clock = w.ready;
     reason = w.reason;
-    if (!w.next || !w.next->op) return clock;
+    if (!w.cost) return clock;
     const Simd& simd = simds_[w.simd];
-    const Inst& i = *w.next;
     const auto wait_for = [&](uint64_t free, Stall why) {
         if (free > clock) clock = free, reason = why;
     };
-    if (i.op->cls == Class::MFMA) {
-        wait_for(simd.valu_port, Stall::valu_pipe);
-        wait_for(simd.matrix_pipe, Stall::matrix_pipe);
-    } else if (is_vector(i.enc)) {
-        wait_for(simd.valu_pipe, Stall::valu_pipe);
-        if (never_beside_matrix(i)) wait_for(simd.matrix_pipe, Stall::matrix_pipe);
-    } else if (is_memory(i.op->cls)) {
-        wait_for(simd.memory_port, Stall::memory_port);
-    } else if (i.op->cls == Class::SALU || i.op->cls == Class::SMEM) {
-        wait_for(simd.scalar_port, Stall::scalar_port);
+    switch (w.cost->unit) {
+        case Unit::matrix:
+            wait_for(simd.valu_port, Stall::arbitration);
+            wait_for(simd.matrix_pipe, Stall::matrix_pipe);
+            break;
+        case Unit::vector:
+            wait_for(simd.valu_pipe, Stall::valu_pipe);
+            if (!w.cost->beside_matrix) wait_for(simd.matrix_pipe, Stall::matrix_pipe);
+            break;
+        case Unit::lds:
+            wait_for(simd.memory_port, Stall::memory_port);
+            wait_for(memory_.lds_room(w.simd, clock), Stall::lds_queue);
+            break;
+        case Unit::memory: wait_for(simd.memory_port, Stall::memory_port); break;
+        case Unit::scalar: case Unit::scalar_memory: wait_for(simd.scalar_port, Stall::scalar_port); break;
+        case Unit::branch: case Unit::none: break;
     }
     return clock;
 }
 
-// Lines of memory through L1, L2 and HBM; returns when the last one has arrived.
-uint64_t CuModel::fetch_lines(const Wave& wave, uint64_t clock, bool write) {
-    const TimingConstants& c = constants_;
-    const MemoryTrace& trace = trace_;
-    uint64_t lines[2 * kLanes];
-    size_t count = 0, bytes = 0;
-    for (int l = 0; l < kLanes; ++l) {
-        if (!(trace.exec >> l & 1)) continue;
-        bytes += trace.bytes;
-        const uint64_t first = trace.address[l] >> 7, last = (trace.address[l] + trace.bytes - 1) >> 7;
-        if (!count || lines[count - 1] != first) lines[count++] = first;
-        if (last != first && count < 2 * kLanes) lines[count++] = last;
+void CuModel::start_pipe(TimedWave& w, const IssueCost& cost, uint64_t clock) {
+    const uint64_t issued = clock + constants_.issue_clocks;
+    Simd& simd = simds_[w.simd];
+    switch (cost.unit) {
+        case Unit::matrix:
+            simd.matrix_pipe = clock + cost.clocks;
+            simd.valu_port = issued;
+            // A transcendental's last clocks may run under the head: it started before.
+            simd.valu_pipe = std::max(simd.valu_pipe, clock + cost.head);
+            result_.matrix_busy += cost.clocks;
+            simd.matrix_log.emplace_back(clock, cost.clocks);
+            break;
+        case Unit::vector:
+            simd.valu_pipe = clock + cost.clocks;
+            simd.valu_port = issued;
+            if (!cost.beside_matrix) simd.matrix_pipe = std::max(simd.matrix_pipe, clock + cost.clocks);
+            result_.valu_busy += cost.clocks;
+            if (cost.transcendental) result_.trans_busy += cost.clocks;
+            break;
+        case Unit::lds: case Unit::memory: simd.memory_port = issued; break;
+        case Unit::scalar:
+            result_.salu_busy += constants_.salu_clocks;
+            [[fallthrough]];
+        case Unit::scalar_memory: simd.scalar_port = clock + constants_.salu_clocks; break;
+        case Unit::branch: case Unit::none: break;
     }
-    std::sort(lines, lines + count);
-    count = static_cast<size_t>(std::unique(lines, lines + count) - lines);
-    l1_free_ = std::max(l1_free_, clock) + std::max<uint64_t>((bytes + c.l1_bytes_per_clock - 1) / c.l1_bytes_per_clock, c.issue_clocks);
-    result_.vmem_busy += l1_free_ > clock ? std::min<uint64_t>(l1_free_ - clock, (bytes + c.l1_bytes_per_clock - 1) / c.l1_bytes_per_clock) : 0;
-    uint64_t done = l1_free_ + (write ? 0 : c.l1_latency);
-    for (size_t n = 0; n < count; ++n) {
-        const uint64_t line = lines[n];
-        if (!write && l1_lines_.count(line)) {
-            ++result_.l1_hits;
-            continue;
-        }
-        ++result_.l1_misses;
-        if (!write) {
-            l1_lines_.insert(line), l1_order_.push_back(line);
-            if (l1_order_.size() > c.l1_lines) l1_lines_.erase(l1_order_.front()), l1_order_.pop_front();
-        }
-        constexpr uint64_t kLineBytes = 128;
-        const bool from_hbm = lines_seen_.insert(line).second && first_in_launch(wave, line);
-        (from_hbm ? result_.hbm_bytes : result_.l2_bytes) += kLineBytes;
-        // HBM's share of this compute unit, in sixteenths of a clock.
-        const uint64_t cost = from_hbm ? 256 * kLineBytes / c.hbm_bytes_per_clock_times_16 : 16 * kLineBytes / c.l2_bytes_per_clock;
-        memory_free_times_16_ = std::max(memory_free_times_16_, 16 * clock) + cost;
-        done = std::max(done, memory_free_times_16_ / 16 + (from_hbm ? c.hbm_latency : c.l2_latency));
-    }
-    return done;
 }
 
-void CuModel::issue_memory(TimedWave& w, const Inst& i, uint64_t clock, uint64_t lds_bytes, uint64_t conflicts) {
-    const TimingConstants& c = constants_;
-    simds_[w.simd].memory_port = clock + c.issue_clocks;
-    if (i.op->cls == Class::LDS || (i.op->cls == Class::FLAT && lds_bytes)) {
-        // Permutations move a dword a lane through the LDS crossbar without touching a bank.
-        const uint64_t bytes = lds_bytes ? lds_bytes : 4 * kLanes;
-        const uint64_t clocks = std::max<uint64_t>((bytes + c.lds_bytes_per_clock - 1) / c.lds_bytes_per_clock, 1) + conflicts;
-        result_.bank_conflict_clocks += conflicts;
-        lds_free_ = std::max(lds_free_, clock) + clocks;
-        result_.lds_busy += clocks;
-        w.lgkm.push_back(std::max(lds_free_ + c.lds_latency, w.lgkm.empty() ? 0 : w.lgkm.back()));
+void CuModel::write_results(TimedWave& w, const IssueCost& cost, uint64_t clock) {
+    const bool matrix = cost.unit == Unit::matrix;
+    for (int k = 0; k < cost.results; ++k) {
+        const Registers& result = cost.result[k];
+        for (uint32_t d = 0; d < result.count; ++d) {
+            const uint32_t code = result.first + d;
+            if (!result.vector()) {
+                if (code < 128) w.scalar[code] = {clock + cost.to_vector, clock + cost.to_memory};
+            } else if (code - operand::vgpr < kVectorRegisters) {
+                VectorRegister& r = w.vector[code - operand::vgpr];
+                r.read = clock + cost.to_vector, r.matrix_operand = clock + cost.to_matrix;
+                r.same_accumulator = clock + cost.to_accumulator, r.other_accumulator = clock + cost.to_other_accumulator;
+                r.tile = matrix ? result : Registers{};
+            }
+        }
+    }
+    if (cost.accumulator < 0) return;
+    const Registers& accumulator = cost.source[cost.accumulator];
+    for (uint32_t d = 0; d < accumulator.count; ++d)
+        if (accumulator.first + d - operand::vgpr < kVectorRegisters) w.vector[accumulator.first + d - operand::vgpr].overwrite = clock + cost.to_overwrite;
+}
+
+void CuModel::access_memory(TimedWave& w, const Inst& i, const IssueCost& cost, uint64_t clock, uint64_t lds_bytes, uint64_t conflicts, bool lds_write) {
+    if (cost.unit == Unit::lds || (cost.may_touch_lds && lds_bytes)) {
+        // Permutations move a dword a lane through the crossbar without touching a bank.
+        const uint64_t done = memory_.lds(w.simd, clock, lds_bytes ? lds_bytes : 4 * kLanes, conflicts, lds_write);
+        w.lds_last = std::max(w.lds_last, done);   // LDS answers in order
+        add_outstanding(w.lgkm, w.lds_last);
+        if (cost.may_touch_lds) add_outstanding(w.vm, w.lds_last);
         return;
     }
-    const uint64_t done = trace_.valid ? fetch_lines(*w.wave, clock, i.op->cls == Class::VMEM_STORE) : clock + c.l1_latency;
-    // vmcnt counts in issue order.
-    w.vm.push_back(std::max(done, w.vm.empty() ? 0 : w.vm.back()));
-    if (i.op->cls == Class::FLAT) w.lgkm.push_back(w.vm.back());
+    const bool write = i.op->cls == Class::VMEM_STORE || (i.op->cls == Class::SCRATCH && !cost.returns_data);
+    const uint64_t done = trace_.valid ? memory_.vector(*w.wave, trace_, clock, write, i.op->cls == Class::VMEM_ATOMIC) : clock + constants_.l1_latency;
+    if (trace_.valid && (i.op->cls == Class::LDS_DMA || i.lds)) memory_.lds_direct(clock, static_cast<uint64_t>(trace_.bytes) * kLanes);
+    w.vm_last = std::max(w.vm_last, done);   // vmcnt counts in the order of issue
+    add_outstanding(w.vm, w.vm_last);
+    if (cost.may_touch_lds) add_outstanding(w.lgkm, w.vm_last);
 }
 
 void CuModel::issue(TimedWave& w, uint64_t clock, Stall reason) {
     const TimingConstants& c = constants_;
-    const Inst& i = *w.next;
-    Simd& simd = simds_[w.simd];
     const uint64_t pc = w.wave->pc, waited = clock - std::min(clock, w.free);
     result_.stalls[static_cast<size_t>(reason)] += waited;
-    PcTiming& at = result_.by_pc[pc];
-    ++at.issues, at.stall_clocks += waited;
     ++result_.instructions;
+    w.loops.at(pc, clock - w.issued, stays_);
+    w.issued = clock;
+    w.free = clock + c.issue_clocks;
+    if (!w.next) {
+        step_wave(*w.wave);
+        return;
+    }
+    const Inst& i = *w.next;
+    const IssueCost& cost = *w.cost;
+    PcTiming& at = by_dword_[(pc - code_.text_begin) / 4];
+    at.pc = pc, ++at.issues, at.stall_clocks += waited, at.busy_clocks += cost.clocks;
+    drop_complete(w.vm, clock), drop_complete(w.lgkm, clock);
+    // The scalar address is gone once the load has overwritten its base.
+    uint64_t scalar_address = 0;
+    if (cost.unit == Unit::scalar_memory && i.src[0] < 127) {
+        const uint64_t base = w.wave->pair(i.src[0]) & 0xffffffffffffull;
+        scalar_address = base + static_cast<uint64_t>(static_cast<int64_t>(i.offset)) + (i.src[1] == operand::none ? 0 : read_scalar32(*w.wave, i, i.src[1]));
+    }
     trace_.valid = false;
     const Counters& counted = *w.wave->counters;
-    const uint64_t lds_before = counted.lds_read + counted.lds_written, conflicts_before = counted.lds_conflict_cycles;
+    const uint64_t read = counted.lds_read, written = counted.lds_written, conflicts = counted.lds_conflict_cycles;
     step_wave(*w.wave);
-    w.free = clock + c.issue_clocks;
-    uint64_t busy = c.issue_clocks;
 
-    if (i.op->cls == Class::MFMA) {
-        busy = 4ull * i.op->passes;
-        simd.matrix_pipe = clock + busy;
-        simd.valu_port = clock + c.issue_clocks;
-        simd.valu_pipe = std::max(simd.valu_pipe, clock + c.matrix_head_clocks);
-        result_.matrix_busy += busy;
-        simd.matrix_log.emplace_back(clock, static_cast<uint32_t>(busy));
-        const uint64_t readable = clock + 4ull * (i.op->passes + c.matrix_result_passes);
-        for (int d = 0; d < result_dwords(i); ++d) {
-            const size_t r = static_cast<size_t>(i.dst - operand::vgpr + d);
-            if (r < w.vector_ready.size()) w.vector_ready[r] = readable, w.accumulate_ready[r] = clock + busy;
-        }
-    } else if (is_vector(i.enc)) {
-        busy = valu_clocks(i, c);
-        simd.valu_pipe = clock + busy;
-        simd.valu_port = clock + c.issue_clocks;
-        if (never_beside_matrix(i)) simd.matrix_pipe = std::max(simd.matrix_pipe, clock + busy);
-        result_.valu_busy += busy;
-        const bool slow = i.op->cls == Class::VALU_TRANS;
-        if (slow) result_.trans_busy += busy;
-        const uint64_t readable = clock + busy + (slow ? c.trans_result_clocks : 0);
-        if (i.dst != operand::none && i.dst >= operand::vgpr) {
-            for (int d = 0; d < result_dwords(i); ++d) {
-                const size_t r = static_cast<size_t>(i.dst - operand::vgpr + d);
-                if (r < w.vector_ready.size()) w.vector_ready[r] = w.accumulate_ready[r] = readable;
-            }
-        } else if (i.dst < 128) {
-            w.scalar_ready[i.dst] = readable;
-        }
-        if (i.sdst < 127) w.scalar_ready[i.sdst] = w.scalar_ready[i.sdst + 1] = readable;
-        if (i.sdst == operand::vcc_lo) w.condition_ready = readable;
-    } else if (is_memory(i.op->cls)) {
-        issue_memory(w, i, clock, counted.lds_read + counted.lds_written - lds_before, counted.lds_conflict_cycles - conflicts_before);
-    } else if (i.op->cls == Class::SMEM) {
-        simd.scalar_port = clock + c.salu_clocks;
-        w.lgkm.push_back(std::max(clock + c.smem_latency, w.lgkm.empty() ? 0 : w.lgkm.back()));
-    } else if (i.op->cls == Class::SALU) {
-        simd.scalar_port = clock + c.salu_clocks;
-        result_.salu_busy += c.salu_clocks;
-        if (i.dst < 127) w.scalar_ready[i.dst] = w.scalar_ready[i.dst + 1] = clock + c.salu_clocks;
-        w.condition_ready = clock + c.salu_clocks;
-    } else if (i.op->cls == Class::WAIT) {
-        if (named(i, "s_nop")) w.free = clock + c.issue_clocks * (static_cast<uint64_t>(i.offset & 15) + 1);
-        else if (named(i, "s_sleep")) w.free = clock + std::max<uint64_t>(64ull * static_cast<uint64_t>(i.offset & 127), c.issue_clocks);
-        result_.stalls[static_cast<size_t>(Stall::nop)] += w.free - clock - c.issue_clocks;
+    start_pipe(w, cost, clock);
+    write_results(w, cost, clock);
+    if (cost.unit == Unit::lds || cost.unit == Unit::memory) {
+        access_memory(w, i, cost, clock, counted.lds_read - read + counted.lds_written - written, counted.lds_conflict_cycles - conflicts, counted.lds_written != written);
+    } else if (cost.unit == Unit::scalar_memory) {
+        add_outstanding(w.lgkm, scalar_address ? memory_.scalar(*w.wave, scalar_address, clock) : clock + c.smem_latency);
     }
-    if (named(i, "s_setprio")) w.priority = static_cast<uint32_t>(i.offset & 3);
-    const uint64_t now_at = w.wave->pc;
-    if (now_at != pc + i.size && w.wave->status != Status::ended) {
+    if (cost.sets_priority) w.priority = static_cast<uint32_t>(i.offset & 3);
+    w.free += cost.idle;
+    result_.stalls[static_cast<size_t>(Stall::nop)] += cost.idle;
+    const uint64_t to = w.wave->pc;
+    if (to != pc + i.size && w.wave->status != Status::ended) {
         w.free = std::max(w.free, clock + c.branch_clocks);
         result_.stalls[static_cast<size_t>(Stall::branch)] += c.branch_clocks - c.issue_clocks;
-        if (now_at < pc) {
-            Loop& loop = w.loops[pc];
-            if (!loop.count++) loop.first = clock;
-            loop.last = clock;
-        }
+        if (to < pc) w.loops.jumped_back(pc, to, clock, w.number);
     }
     if (result_.timeline.size() < options_.timeline_limit)
-        result_.timeline.push_back({clock, static_cast<uint32_t>(busy), static_cast<uint16_t>(w.number), i.op->cls});
-    clock_ = std::max(clock_, clock + busy);
-    // What has returned by now is no longer outstanding.
-    while (!w.vm.empty() && w.vm.front() <= clock) w.vm.pop_front();
-    while (!w.lgkm.empty() && w.lgkm.front() <= clock) w.lgkm.pop_front();
+        result_.timeline.push_back({clock, cost.clocks, static_cast<uint16_t>(w.number), static_cast<uint8_t>(w.simd), i.op->cls});
+    clock_ = std::max(clock_, clock + cost.clocks);
     if (w.wave->status == Status::at_barrier) w.arrived = clock;
 }
 
@@ -296,6 +257,13 @@ void CuModel::release_barrier(Workgroup* group) {
             w.free = go;
             prepare(w);
         }
+}
+
+void CuModel::leave(Workgroup* group) {
+    for (TimedWave& w : waves_)
+        if (w.group == group) --simds_[w.simd].waves, w.wave->trace = nullptr;
+    waves_.erase(std::remove_if(waves_.begin(), waves_.end(), [&](const TimedWave& w) { return w.group == group; }), waves_.end());
+    --groups_;
 }
 
 void CuModel::run(const std::function<Workgroup*()>& start, const std::function<void(Workgroup*)>& finish, uint32_t resident) {
@@ -324,64 +292,44 @@ void CuModel::run(const std::function<Workgroup*()>& start, const std::function<
         issue(*best, best_clock, best_reason);
         const Status status = best->wave->status;
         if (status == Status::faulted) break;
-        if (status == Status::at_barrier) {
-            release_barrier(group);
-        } else if (status == Status::ended) {
-            for (const auto& loop : best->loops) finished_loops_.push_back({loop.first, loop.second});
-            bool alive = false;
-            for (const TimedWave& w : waves_) alive |= w.group == group && w.wave->status != Status::ended;
-            if (alive) {
-                release_barrier(group);
-            } else {
-                waves_.erase(std::remove_if(waves_.begin(), waves_.end(), [&](const TimedWave& w) { return w.group == group; }), waves_.end());
-                --groups_;
-                finish(group);
-                fill(clock_ + constants_.wave_start_clocks);
-            }
-        } else {
+        if (status == Status::running) {
             prepare(*best);
+            continue;
+        }
+        bool alive = true;
+        if (status == Status::ended) {
+            best->loops.finish(stays_);
+            alive = std::any_of(waves_.begin(), waves_.end(), [&](const TimedWave& w) { return w.group == group && w.wave->status != Status::ended; });
+        }
+        if (alive) {
+            release_barrier(group);
+        } else {
+            leave(group);
+            finish(group);
+            fill(best_clock + constants_.wave_start_clocks);
         }
     }
-    result_.truncated = !waves_.empty();
-    for (const TimedWave& w : waves_)
-        for (const auto& loop : w.loops) finished_loops_.push_back({loop.first, loop.second});
-    for (TimedWave& w : waves_) w.wave->trace = nullptr;
-    result_.clocks = clock_;
-    for (const Simd& simd : simds_) result_.simds_used += simd.used;
-    find_loop();
+    close();
 }
 
-// The backward branch that most time passes through, and the span in which every wave on it is past its first iteration.
-void CuModel::find_loop() {
-    std::unordered_map<uint64_t, uint64_t> time_in;
-    for (const FinishedLoop& f : finished_loops_)
-        if (f.loop.count > 2) time_in[f.pc] += f.loop.last - f.loop.first;
-    uint64_t most = 0;
-    for (const auto& entry : time_in)
-        if (entry.second > most || (entry.second == most && entry.first < result_.loop_pc)) most = entry.second, result_.loop_pc = entry.first;
-    if (!most) return;
-    uint64_t begin = 0, end = ~0ull, iterations = 0;
-    double clocks = 0;
-    uint32_t waves = 0;
-    for (const FinishedLoop& f : finished_loops_) {
-        if (f.pc != result_.loop_pc || f.loop.count <= 2) continue;
-        begin = std::max(begin, f.loop.first), end = std::min(end, f.loop.last);
-        clocks += static_cast<double>(f.loop.last - f.loop.first) / static_cast<double>(f.loop.count - 1);
-        iterations += f.loop.count, ++waves;
-    }
-    result_.loop_clocks = clocks / waves;
-    result_.loop_iterations = iterations / waves;
-    // Groups that ran one after the other never overlap: then the longest single stay is the window.
-    if (end <= begin) {
-        for (const FinishedLoop& f : finished_loops_)
-            if (f.pc == result_.loop_pc && f.loop.count > 2 && (end <= begin || f.loop.last - f.loop.first > end - begin)) begin = f.loop.first, end = f.loop.last;
-    }
-    result_.loop_window = end - begin;
-    for (const Simd& simd : simds_)
+void CuModel::close() {
+    result_.truncated = !waves_.empty();
+    for (TimedWave& w : waves_) w.loops.finish(stays_), w.wave->trace = nullptr;
+    result_.clocks = clock_;
+    result_.memory = memory_.result();
+    for (const PcTiming& at : by_dword_)
+        if (at.issues) result_.by_pc.push_back(at);
+    result_.loop = hottest_loop(stays_);
+    for (const auto& span : result_.loop.steady) result_.loop_window += span.second - span.first;
+    for (const Simd& simd : simds_) {
+        result_.simds_used += simd.used;
+        size_t n = 0;
         for (const auto& busy : simd.matrix_log) {
-            const uint64_t from = std::max(busy.first, begin), to = std::min(busy.first + busy.second, end);
-            if (to > from) result_.loop_matrix_busy += to - from;
+            while (n < result_.loop.steady.size() && result_.loop.steady[n].second <= busy.first) ++n;
+            for (size_t k = n; k < result_.loop.steady.size() && result_.loop.steady[k].first < busy.first + busy.second; ++k)
+                result_.loop_matrix_busy += std::min(busy.first + busy.second, result_.loop.steady[k].second) - std::max(busy.first, result_.loop.steady[k].first);
         }
+    }
 }
 
 }  // namespace emu
