@@ -76,7 +76,7 @@ public:
         if (request_.timing) choose_timed_units();
         run_job(*this, threads);
         for (uint64_t n : result_.counters.instructions) untimed_instructions_ += static_cast<double>(n);
-        untimed_bytes_ = static_cast<double>(result_.counters.global_read + result_.counters.global_written);
+        untimed_bytes_ = static_cast<double>(result_.counters.global_read + result_.counters.global_written + result_.counters.scalar_read);
         if (request_.timing && !launch_.stop.load()) run_timed();
         result_.fault = launch_.fault;
         result_.memory = std::move(memory_);
@@ -184,7 +184,7 @@ private:
         LaunchTiming& timing = *result_.timing;
         const Counters& c = result_.counters;
         for (uint64_t n : c.instructions) timing.instructions += static_cast<double>(n);
-        timing.requested_bytes = static_cast<double>(c.global_read + c.global_written);
+        timing.requested_bytes = static_cast<double>(c.global_read + c.global_written + c.scalar_read);
         uint64_t begun = untimed;
         for (const CuTiming& unit : timing.results) begun += unit.workgroups;
         const double scale = timing.sampled && begun ? static_cast<double>(total_) / static_cast<double>(begun) : 1.0;
