@@ -21,6 +21,8 @@ MIN_CHUNK_KEYS = 256
 INVARIANT_MAX_PARTS = 64
 INVARIANT_MIN_KEYS = 512
 WORK_ITEM_FIELDS = 8
+# Workgroups of the prefill kernel that a compute unit runs at a time, while one waits the other computes.
+WORKGROUPS_PER_CU = 2
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,164 @@ def plan_decode(
     return DecodePlan(items, merge_indptr, merge_rows, num_partial_rows, bool(num_rows))
 
 
+@dataclass(frozen=True)
+class PrefillPlan:
+    """The work of one batch of prefills.
+
+    Attributes
+    ----------
+    work_items : numpy.ndarray
+        ``[num_items or graph_slots, 8]``, the heaviest first: request, first packed row of the tile, first key, end of
+        keys, first partial row or -1, distance of the partial rows of two query tokens, and two zeros.
+    merge_indptr : numpy.ndarray
+        ``[num_merge_rows + 1]``: the partial rows of each row to merge.
+    merge_rows : numpy.ndarray
+        ``[num_merge_rows]``: the output row of each.
+    num_partial_rows : int
+        Partial rows in use.
+    num_work_items : int
+        Items in use; those after them are padding.
+    """
+
+    work_items: Int32Array
+    merge_indptr: Int32Array
+    merge_rows: Int32Array
+    num_partial_rows: int
+    num_work_items: int
+
+
+def plan_prefill(
+    qo_lens: npt.ArrayLike,
+    kv_lens: npt.ArrayLike,
+    *,
+    group_size: int,
+    num_kv_heads: int,
+    block_q: int,
+    block_kv: int,
+    num_cus: int,
+    causal: bool,
+    window_left: int = -1,
+    fixed_split_size: int | None = None,
+    disable_split_kv: bool = False,
+    max_partial_rows: int | None = None,
+    graph_slots: int | None = None,
+) -> PrefillPlan:
+    """Cut a batch of prefills into tiles of rows, and the keys of tiles into parts where there are too few of them.
+
+    Parameters
+    ----------
+    qo_lens, kv_lens : array_like
+        ``[num_requests]``: query tokens and keys of each request.
+    group_size, num_kv_heads : int
+        Query heads per KV head, and KV heads: each work item is done once for each of these.
+    block_q, block_kv : int
+        Rows and keys of the kernel's tile.
+    num_cus : int
+        Compute units to fill.
+    causal : bool
+        Whether a query token sees the keys up to its own only; masks are aligned to the last token and key.
+    window_left : int
+        Keys that a token sees before its own, -1 for all.
+    fixed_split_size : int, optional
+        Keys of a part, rounded up to a multiple of ``block_kv``; otherwise it is chosen. The parts of a request then
+        depend on its own lengths only.
+    disable_split_kv : bool
+        Leave all keys of a tile to one workgroup. This too makes a request independent of the others.
+    max_partial_rows : int, optional
+        Rows that the workspace has for partial results.
+    graph_slots : int, optional
+        Work items that a captured graph launches: the list is padded to this length.
+
+    Raises
+    ------
+    ValueError
+        If ``fixed_split_size`` needs more partial rows than there are, or the tiles are more than ``graph_slots``.
+    """
+    qo_len, kv_len = np.asarray(qo_lens, dtype=np.int64), np.asarray(kv_lens, dtype=np.int64)
+
+    # All heads of a token belong to one tile or, if they do not fit, to several that have no other token: the kernel
+    # knows (partials/work_items.hip.j2).
+    tokens_per_tile = max(block_q // group_size, 1)
+    tiles_per_token = -(-group_size // block_q)
+    tiles = -(-qo_len // tokens_per_tile) * tiles_per_token
+    request = np.repeat(np.arange(len(tiles)), tiles)
+    number = np.arange(len(request)) - (np.cumsum(tiles) - tiles)[request]
+    first_token = number // tiles_per_token * tokens_per_tile
+    first_row = first_token * group_size + number % tiles_per_token * block_q
+    num_tokens = np.minimum(tokens_per_tile, qo_len[request] - first_token)
+
+    # The keys that the tile's first and last token see, from a multiple of the tile's on.
+    own_key = first_token + (kv_len - qo_len)[request]
+    end = np.clip(own_key + num_tokens, 0, None) if causal else kv_len[request]
+    begin = np.maximum(own_key - window_left, 0) // block_kv * block_kv if window_left >= 0 else np.zeros_like(end)
+    num_keys = np.maximum(end - begin, 0)
+
+    # Partial rows are those of the tokens; tiles of one token share them.
+    owns_rows = number % tiles_per_token == 0
+    row_limit = np.iinfo(np.int32).max if max_partial_rows is None else max_partial_rows
+    item_limit = np.iinfo(np.int32).max if graph_slots is None else graph_slots
+    if len(request) > item_limit:
+        raise ValueError(f"the batch has {len(request)} tiles of rows, and the graph was captured for {item_limit}")
+    part = max(MIN_CHUNK_KEYS, -(-int(num_keys.sum()) * num_kv_heads // (WORKGROUPS_PER_CU * num_cus)))
+    while True:
+        parts, chunk = _prefill_parts(num_keys, block_kv, part, fixed_split_size, disable_split_kv)
+        is_split = parts > 1
+        rows_of_tile = parts * num_tokens * (is_split & owns_rows)
+        num_partial_rows, num_items = int(rows_of_tile.sum()), int(parts.sum())
+        if num_partial_rows <= row_limit and num_items <= item_limit:
+            break
+        if fixed_split_size is not None:
+            raise ValueError(
+                f"fixed_split_size={fixed_split_size} makes {num_items} work items and {num_partial_rows} partial "
+                f"rows, and there is room for {item_limit} and {row_limit}: use longer parts or a larger workspace"
+            )
+        part *= 2
+
+    tile = np.repeat(np.arange(len(request)), parts)
+    index = np.arange(num_items) - (np.cumsum(parts) - parts)[tile]
+    first_partial = (np.cumsum(rows_of_tile) - rows_of_tile)[np.arange(len(request)) - number % tiles_per_token]
+    begin_of_part = begin[tile] + index * chunk[tile]
+    end_of_part = np.minimum(begin_of_part + chunk[tile], (begin + num_keys)[tile])
+    order = np.argsort(begin_of_part - end_of_part, kind="stable")
+    items = np.zeros((num_items if graph_slots is None else graph_slots, WORK_ITEM_FIELDS), dtype=np.int32)
+    used = items[:num_items]
+    used[:, 0] = request[tile][order]
+    used[:, 1] = first_row[tile][order]
+    used[:, 2] = begin_of_part[order]
+    used[:, 3] = end_of_part[order]
+    used[:, 4] = np.where(is_split[tile], first_partial[tile] + index, -1)[order]
+    used[:, 5] = parts[tile][order]
+
+    split_tiles = np.flatnonzero(is_split & owns_rows)
+    tokens = num_tokens[split_tiles]
+    tile_of_row = np.repeat(split_tiles, tokens)
+    token_of_row = np.arange(len(tile_of_row)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
+    first_output_row = np.cumsum(qo_len) - qo_len
+    merge_rows = first_output_row[request[tile_of_row]] + first_token[tile_of_row] + token_of_row
+    merge_indptr = np.zeros(len(merge_rows) + 1, dtype=np.int32)
+    np.cumsum(parts[tile_of_row], out=merge_indptr[1:])
+    return PrefillPlan(items, merge_indptr, merge_rows.astype(np.int32), num_partial_rows, num_items)
+
+
+def _prefill_parts(
+    num_keys: npt.NDArray[np.int64],
+    block_kv: int,
+    part: int,
+    fixed_split_size: int | None,
+    disable_split_kv: bool,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how many parts the keys of each tile are cut into, and the keys of a part."""
+    if disable_split_kv:
+        return np.ones_like(num_keys), np.maximum(num_keys, 1)
+    if fixed_split_size is not None:
+        chunk = np.full_like(num_keys, -(-max(fixed_split_size, 1) // block_kv) * block_kv)
+    else:
+        # Rounded down: a tile a little longer than its share of the keys is not worth the merge.
+        parts = np.maximum(num_keys // part, 1)
+        chunk = np.maximum(-(-num_keys // (parts * block_kv)) * block_kv, block_kv)
+    return np.maximum(-(-num_keys // chunk), 1), chunk
+
+
 def _choose_chunk(num_keys: npt.NDArray[np.int64], max_items: int, max_partial_items: int) -> int:
     """Return the shortest chunk, common to all requests, that makes no more parts than allowed."""
     longest = int(num_keys.max(initial=0))
@@ -178,4 +338,4 @@ def _choose_chunk(num_keys: npt.NDArray[np.int64], max_items: int, max_partial_i
 
 
 def _round_up(keys: T) -> T:
-    return -(-keys // CHUNK_GRANULE) * CHUNK_GRANULE  # type: ignore[no-any-return]
+    return -(-keys // CHUNK_GRANULE) * CHUNK_GRANULE

@@ -96,7 +96,7 @@ ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "dtype_kv": ("float16", "bfloat16", *FP8_DTYPES),
     "dtype_o": ("float16", "bfloat16", "float32"),
     "mask_mode": ("none", "causal", "custom"),
-    "kv_source": ("contiguous", "page_size_1", "page_size_multiple", "page_size_any"),
+    "kv_source": ("contiguous", "ragged", "page_size_1", "page_size_multiple", "page_size_any"),
     "position_encoding": ("none", "rope_llama", "alibi"),
     "has_window": (False, True),
     "has_soft_cap": (False, True),
@@ -105,15 +105,18 @@ ALLOWED: Mapping[str, tuple[Any, ...]] = {
 HEAD_DIMS = (*((dim, dim) for dim in range(32, 257, 16)), (192, 128))
 MAX_GROUP_SIZE = 1024
 MAX_MERGED_HEAD_DIM = 1024
+# With kv_source "page_size_multiple", the page size is a multiple of this many tokens: the keys that one load of
+# a wave of the prefill kernel brings then lie in one page.
+PREFILL_PAGE_GRANULE = 16
 
 # The subset of ALLOWED and HEAD_DIMS that kernels exist for, by phase; an axis that is absent is built whole.
 BUILT: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "prefill": {
-        "kv_source": ("contiguous",),
-        "has_sinks": (False,),
-    },
+    "prefill": {},
     # Query tokens of a request see the keys up to their own; with one of them that is no mask at all.
-    "decode": {"mask_mode": ("causal",)},
+    "decode": {
+        "mask_mode": ("causal",),
+        "kv_source": ("contiguous", "page_size_1", "page_size_multiple", "page_size_any"),
+    },
 }
 
 
@@ -135,7 +138,8 @@ class AttentionConfig(KernelConfig):
     mask_mode : str
         ``none``, ``causal`` (aligned to the bottom right corner) or ``custom`` (packed bits).
     kv_source : str
-        ``contiguous``, or paged with a page size of 1, a multiple of the tile's token granule, or any other.
+        ``contiguous`` (one request), ``ragged`` (requests one after the other), or paged with a page size of 1, a
+        multiple of the tile's token granule (``PREFILL_PAGE_GRANULE``, 16 for decode), or any other.
     position_encoding : str
         ``none``, ``rope_llama`` or ``alibi``.
     has_window, has_soft_cap, has_sinks : bool
@@ -201,8 +205,8 @@ class AttentionConfig(KernelConfig):
 
     @property
     def params_table(self) -> str:
-        """Name of the table of parameters: one per phase."""
-        return self.phase
+        """Name of the table of parameters: one per phase, and another for batches of prefills."""
+        return "batch_prefill" if self.phase == "prefill" and self.kv_source != "contiguous" else self.phase
 
     def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
         """Return the blocks of output columns of the decode kernel, as ``{first, run}``.
@@ -216,7 +220,7 @@ class AttentionConfig(KernelConfig):
             if self.head_dim_vo - first >= 16 * run:
                 blocks.append({"first": first, "run": run})
                 first += 16 * run
-        return {"column_blocks": blocks}
+        return {"column_blocks": blocks, "page_granule": PREFILL_PAGE_GRANULE}
 
     def slug(self) -> str:
         """Return for example ``prefill-bf16-d128-g4-causal``: what is as usual is left out."""

@@ -113,6 +113,44 @@ PREFILL = _table(
     ("rope_decay", "double", "from one pair to the next: rope_theta^(-2 / head_dim_qk)"),
     ("partial_o", "float*", "[qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1"),
     ("partial_lse", "float*", "[qo_len, num_chunks, num_qo_heads]"),
+    ("sinks", "const float*", "[num_qo_heads]: logits of keys whose value is 0"),
+)
+
+# A batch has the same, and of the lengths none; q, o and lse are those of all requests, one after the other.
+BATCH_PREFILL = ParamsTable(
+    "batch_prefill",
+    (
+        *PREFILL.fields,
+        *_table(
+            "batch",
+            (
+                "work_items",
+                "const int32_t*",
+                "[num_work_items, 8]: request, first packed row, keys [begin, end), partial row or -1, its stride",
+            ),
+            ("num_work_items", "int32_t", "workgroups for each KV head"),
+            ("num_work_items_ptr", "const int32_t*", "how many of them have work; null if all"),
+            ("qo_indptr", "const int32_t*", "[num_requests + 1]: where a request's query tokens begin"),
+            ("kv_indptr", "const int32_t*", "ragged: [num_requests + 1]: where a request's keys begin"),
+            (
+                "paged_kv_indptr",
+                "const int32_t*",
+                "[num_requests + 1]: where a request's pages begin in paged_kv_indices",
+            ),
+            ("paged_kv_indices", "const int32_t*", "page numbers"),
+            ("paged_kv_last_page_len", "const int32_t*", "[num_requests]: keys in the last page"),
+            ("k_stride_page", "uint32_t", "elements between pages of k"),
+            ("v_stride_page", "uint32_t", "elements between pages of v"),
+            ("page_size", "int32_t", "tokens of a page"),
+            (
+                "page_size_reciprocal",
+                "uint32_t",
+                "floor(n / page_size) is n * reciprocal >> 32 >> shift for 0 <= n < 2^31",
+            ),
+            ("page_size_shift", "uint32_t", "see page_size_reciprocal"),
+            ("mask_indptr", "const int32_t*", "[num_requests]: first byte of a request's custom mask"),
+        ).fields,
+    ),
 )
 
 DECODE = _table(
@@ -187,4 +225,4 @@ MERGE_STATES = _table(
     ("output_scale", "float", "factor of o"),
 )
 
-TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, DECODE, MERGE_STATES)}
+TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES)}

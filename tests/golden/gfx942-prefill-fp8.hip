@@ -100,8 +100,9 @@ struct Params {
   double rope_decay;           // from one pair to the next: rope_theta^(-2 / head_dim_qk)
   float* partial_o;            // [qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1
   float* partial_lse;          // [qo_len, num_chunks, num_qo_heads]
+  const float* sinks;          // [num_qo_heads]: logits of keys whose value is 0
 };
-static_assert(sizeof(Params) == 184, "the struct that Python fills has this size");
+static_assert(sizeof(Params) == 192, "the struct that Python fills has this size");
 static_assert(__builtin_offsetof(Params, qo_len) == 104);
 static_assert(__builtin_offsetof(Params, custom_mask) == 144);
 
@@ -302,139 +303,6 @@ __device__ __forceinline__ T buffer_load(BufferDescriptor rows, uint32_t offset)
 template <typename T, int N>
 using Unaligned = T __attribute__((ext_vector_type(N), aligned(sizeof(T))));
 
-// The rows of K or V of one KV head: row_bytes bytes each, stride_bytes apart.
-struct KeyRows {
-  uint64_t base;
-  uint32_t stride_bytes;
-  uint32_t row_bytes;
-  int num_keys;
-
-  // Describes up to max_keys rows from first_key on; none if it is past the last.
-  __device__ __forceinline__ BufferDescriptor describe(int first_key, int max_keys) const {
-    const uint64_t first = base + uint64_t(first_key) * stride_bytes;
-    return describe_rows(first, min(num_keys - first_key, max_keys), stride_bytes, row_bytes);
-  }
-};
-
-// A value that is the same in all lanes, moved to a scalar register.
-__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
-
-// Waits until this wave's loads and LDS writes have arrived, then for all waves of the workgroup: after it, every wave
-// sees the tile, and no wave reads the tile before it any more.
-__device__ __forceinline__ void wait_for_tile() {
-  asm volatile("s_waitcnt vmcnt(0) lgkmcnt(0)\n\ts_barrier" ::: "memory");
-}
-
-// Bringing tiles of K and V into LDS. load() sets out for the tile from a key on, store() finishes what load() began;
-// between the two the wave computes.
-
-// Rows that change on their way: through registers, where store() makes Elements of them and, for K with a rotary
-// position encoding, rotates them.
-template <typename Layout, bool kMatrixOrder, bool kRotate>
-struct StagedTile {
-  static constexpr int kChunksPerUnit = kRotate ? 2 : 1;  // elements d and d + kColumns / 2 rotate together
-  static constexpr int kUnitsPerRow = Layout::kRowChunks / kChunksPerUnit;
-  static constexpr int kUnits = kBlockKv * kUnitsPerRow;
-  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
-
-  KeyRows rows;
-  int thread;
-  int tile_key;
-  KvChunk chunks[kUnitsPerThread][kChunksPerUnit];
-
-  __device__ __forceinline__ StagedTile(KeyRows key_rows, int wave, int lane)
-      : rows(key_rows), thread(wave * kWaveSize + lane) {}
-
-  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
-    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
-    tile_key = first_key;
-#pragma unroll
-    for (int i = 0; i < kUnitsPerThread; ++i) {
-      const int unit = i * kThreadsPerBlock + thread;
-      const uint32_t offset = unit / kUnitsPerRow * rows.stride_bytes + unit % kUnitsPerRow * sizeof(KvChunk);
-#pragma unroll
-      for (int part = 0; part < kChunksPerUnit; ++part) {
-        chunks[i][part] = buffer_load<KvChunk>(tile_rows, offset + part * kUnitsPerRow * sizeof(KvChunk));
-      }
-    }
-  }
-
-  __device__ __forceinline__ void store(LdsBytes* tile) {
-#pragma unroll
-    for (int i = 0; i < kUnitsPerThread; ++i) {
-      const int unit = i * kThreadsPerBlock + thread;
-      const int key = unit / kUnitsPerRow;
-      const int row = kMatrixOrder ? key_of_matrix_row(key) : key;  // the exchange of two bits is its own inverse
-      Fragment values[kChunksPerUnit];
-#pragma unroll
-      for (int part = 0; part < kChunksPerUnit; ++part) values[part] = to_elements(chunks[i][part]);
-      if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
-#pragma unroll
-        for (int part = 0; part < kChunksPerUnit; ++part) {
-          const int place = Layout::place(row, unit % kUnitsPerRow + part * kUnitsPerRow);
-          *reinterpret_cast<LdsPointer<Fragment>>(tile + place) = values[part];
-        }
-      }
-    }
-  }
-};
-
-// V, transposed in registers: a thread loads a word of columns of 8 keys and stores 8 keys of each of its columns.
-struct TransposedTile {
-  static constexpr int kColumnsPerWord = 4 / sizeof(KvElement);
-  static constexpr int kWordsPerRow = kHeadDimVo / kColumnsPerWord;
-  static constexpr int kUnits = kBlockKv / 8 * kWordsPerRow;
-  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
-
-  KeyRows rows;
-  int thread;
-  uint32_t words[kUnitsPerThread][8];  // of 8 keys, on their way
-
-  __device__ __forceinline__ TransposedTile(KeyRows key_rows, int wave, int lane)
-      : rows(key_rows), thread(wave * kWaveSize + lane) {}
-
-  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
-    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
-#pragma unroll
-    for (int i = 0; i < kUnitsPerThread; ++i) {
-      const int unit = i * kThreadsPerBlock + thread;
-      const uint32_t offset = unit / kWordsPerRow * 8 * rows.stride_bytes + unit % kWordsPerRow * 4;
-#pragma unroll
-      for (int key = 0; key < 8; ++key) {
-        words[i][key] = buffer_load<uint32_t>(tile_rows, offset + key * rows.stride_bytes);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void store(LdsBytes* tile) {
-#pragma unroll
-    for (int i = 0; i < kUnitsPerThread; ++i) {
-      const int unit = i * kThreadsPerBlock + thread;
-#pragma unroll
-      for (int column_pair = 0; column_pair < kColumnsPerWord / 2; ++column_pair) {
-        const int column = unit % kWordsPerRow * kColumnsPerWord + 2 * column_pair;
-        const int matrix_row = column / 32 * 32 + matrix_row_of_column(column % 32);
-        Vector<uint32_t, 4> even, odd;
-#pragma unroll
-        for (int key = 0; key < 8; key += 2) {
-          const uint32_t first = to_element_pair(words[i][key], column_pair);
-          const uint32_t second = to_element_pair(words[i][key + 1], column_pair);
-          even[key / 2] = __builtin_amdgcn_perm(second, first, 0x05040100u);
-          odd[key / 2] = __builtin_amdgcn_perm(second, first, 0x07060302u);
-        }
-        if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
-          using Chunk = LdsPointer<Vector<uint32_t, 4>>;
-          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row)) = even;
-          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row + 1)) = odd;
-        }
-      }
-    }
-  }
-};
-
-using KTile = StagedTile<KLayout, true, false>;
-using VTile = TransposedTile;
-
 // The query heads that share a KV head are packed into rows: row r is query token r / kGroupSize, head r % kGroupSize of
 // the group. A tile of K and V then serves them all, and short queries still fill a tile.
 struct QueryRow {
@@ -580,6 +448,13 @@ __device__ __forceinline__ Work find_work(const Params& params) {
   return work;
 }
 
+// Where a row's query and result are, and where its share is if the keys are split.
+__device__ __forceinline__ int64_t output_row(const Work&, QueryRow row) { return row.token; }
+__device__ __forceinline__ bool is_partial(const Params& params, const Work&) { return params.partial_o != nullptr; }
+__device__ __forceinline__ int64_t partial_row(const Params& params, const Work& work, QueryRow row) {
+  return int64_t(row.token) * params.num_chunks + work.chunk;
+}
+
 __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& work, int row_wave) {
   const int first_row = min(work.first_row + row_wave * 32, work.num_rows - 1);
   const int last_row = min(first_row + 31, work.num_rows - 1);
@@ -587,10 +462,158 @@ __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& 
           visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len)};
 }
 
+// A value that is the same in all lanes, moved to a scalar register.
+__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
+
+// The rows of K or V of one KV head: row_bytes bytes each, stride_bytes apart.
+struct KeyRows {
+  uint64_t base;  // of the request's first key
+  uint32_t stride_bytes;
+  uint32_t row_bytes;
+  int num_keys;
+
+  // Describes up to max_keys rows from first_key on; none if it is past the last.
+  __device__ __forceinline__ BufferDescriptor describe(int first_key, int max_keys) const {
+    const uint64_t first = base + uint64_t(first_key) * stride_bytes;
+    return describe_rows(first, min(num_keys - first_key, max_keys), stride_bytes, row_bytes);
+  }
+};
+
+// Those of the request and KV head that the workgroup has.
+__device__ __forceinline__ KeyRows k_rows(const Params& params, const Work& work) {
+  const int64_t first = work.kv_head * params.k_stride_h;
+  return {reinterpret_cast<uint64_t>(params.k) + first * sizeof(KvElement),
+          static_cast<uint32_t>(params.k_stride_n * sizeof(KvElement)), kHeadDimQk * sizeof(KvElement),
+          work.end_key};
+}
+__device__ __forceinline__ KeyRows v_rows(const Params& params, const Work& work) {
+  const int64_t first = work.kv_head * params.v_stride_h;
+  return {reinterpret_cast<uint64_t>(params.v) + first * sizeof(KvElement),
+          static_cast<uint32_t>(params.v_stride_n * sizeof(KvElement)), kHeadDimVo * sizeof(KvElement),
+          work.end_key};
+}
+
+// Waits until this wave's loads and LDS writes have arrived, then for all waves of the workgroup: after it, every wave
+// sees the tile, and no wave reads the tile before it any more.
+__device__ __forceinline__ void wait_for_tile() {
+  asm volatile("s_waitcnt vmcnt(0) lgkmcnt(0)\n\ts_barrier" ::: "memory");
+}
+
+// Bringing tiles of K and V into LDS. load() sets out for the tile from a key on, store() finishes what load() began;
+// between the two the wave computes.
+
+// Rows that change on their way: through registers, where store() makes Elements of them and, for K with a rotary
+// position encoding, rotates them.
+template <typename Layout, bool kMatrixOrder, bool kRotate>
+struct StagedTile {
+  static constexpr int kChunksPerUnit = kRotate ? 2 : 1;  // elements d and d + kColumns / 2 rotate together
+  static constexpr int kUnitsPerRow = Layout::kRowChunks / kChunksPerUnit;
+  static constexpr int kUnits = kBlockKv * kUnitsPerRow;
+  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+
+  KeyRows rows;
+  int thread;
+  int tile_key;
+  KvChunk chunks[kUnitsPerThread][kChunksPerUnit];
+
+  __device__ __forceinline__ StagedTile(KeyRows key_rows, int wave, int lane)
+      : rows(key_rows), thread(wave * kWaveSize + lane) {}
+
+  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
+    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
+    tile_key = first_key;
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const uint32_t offset = unit / kUnitsPerRow * rows.stride_bytes + unit % kUnitsPerRow * sizeof(KvChunk);
+#pragma unroll
+      for (int part = 0; part < kChunksPerUnit; ++part) {
+        chunks[i][part] = buffer_load<KvChunk>(tile_rows, offset + part * kUnitsPerRow * sizeof(KvChunk));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(LdsBytes* tile) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const int key = unit / kUnitsPerRow;
+      const int row = kMatrixOrder ? key_of_matrix_row(key) : key;  // the exchange of two bits is its own inverse
+      Fragment values[kChunksPerUnit];
+#pragma unroll
+      for (int part = 0; part < kChunksPerUnit; ++part) values[part] = to_elements(chunks[i][part]);
+      if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+#pragma unroll
+        for (int part = 0; part < kChunksPerUnit; ++part) {
+          const int place = Layout::place(row, unit % kUnitsPerRow + part * kUnitsPerRow);
+          *reinterpret_cast<LdsPointer<Fragment>>(tile + place) = values[part];
+        }
+      }
+    }
+  }
+};
+
+// V, transposed in registers: a thread loads a word of columns of 8 keys and stores 8 keys of each of its columns.
+struct TransposedTile {
+  static constexpr int kColumnsPerWord = 4 / sizeof(KvElement);
+  static constexpr int kWordsPerRow = kHeadDimVo / kColumnsPerWord;
+  static constexpr int kUnits = kBlockKv / 8 * kWordsPerRow;
+  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+
+  KeyRows rows;
+  int thread;
+  uint32_t words[kUnitsPerThread][8];  // of 8 keys, on their way
+
+  __device__ __forceinline__ TransposedTile(KeyRows key_rows, int wave, int lane)
+      : rows(key_rows), thread(wave * kWaveSize + lane) {}
+
+  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
+    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const uint32_t offset = unit / kWordsPerRow * 8 * rows.stride_bytes + unit % kWordsPerRow * 4;
+#pragma unroll
+      for (int key = 0; key < 8; ++key) {
+        words[i][key] = buffer_load<uint32_t>(tile_rows, offset + key * rows.stride_bytes);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(LdsBytes* tile) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+#pragma unroll
+      for (int column_pair = 0; column_pair < kColumnsPerWord / 2; ++column_pair) {
+        const int column = unit % kWordsPerRow * kColumnsPerWord + 2 * column_pair;
+        const int matrix_row = column / 32 * 32 + matrix_row_of_column(column % 32);
+        Vector<uint32_t, 4> even, odd;
+#pragma unroll
+        for (int key = 0; key < 8; key += 2) {
+          const uint32_t first = to_element_pair(words[i][key], column_pair);
+          const uint32_t second = to_element_pair(words[i][key + 1], column_pair);
+          even[key / 2] = __builtin_amdgcn_perm(second, first, 0x05040100u);
+          odd[key / 2] = __builtin_amdgcn_perm(second, first, 0x07060302u);
+        }
+        if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+          using Chunk = LdsPointer<Vector<uint32_t, 4>>;
+          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row)) = even;
+          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row + 1)) = odd;
+        }
+      }
+    }
+  }
+};
+
+using KTile = StagedTile<KLayout, true, false>;
+using VTile = TransposedTile;
+
 // The B operands of S^T = K Q^T: a lane holds its query row, 8 of every 16 elements.
-__device__ __forceinline__ void load_q(const Params& params, QueryRow row, int lane, Fragment (&q_frag)[kHeadSteps]) {
-  const Element* q =
-      static_cast<const Element*>(params.q) + row.token * params.q_stride_n + row.head * params.q_stride_h;
+__device__ __forceinline__ void load_q(const Params& params, const Work& work, QueryRow row, int lane,
+                                       Fragment (&q_frag)[kHeadSteps]) {
+  const Element* q = static_cast<const Element*>(params.q) + output_row(work, row) * params.q_stride_n +
+                     row.head * params.q_stride_h;
 #pragma unroll
   for (int step = 0; step < kHeadSteps; ++step) {
     const int chunk = 2 * step + lane / 32;
@@ -612,21 +635,25 @@ __device__ __forceinline__ void store_columns(const Accumulator (&o_acc)[kColumn
 }
 
 // Normalises a lane's row and stores it with its log-sum-exp to base 2: as the result, or, where the keys are split into
-// chunks, as the chunk's share of it for merge_states. A row that saw no key has row_sum 0: o = 0 and lse = -inf.
-__device__ __forceinline__ void store_row(const Params& params, const Accumulator (&o_acc)[kColumnBlocks],
-                                          RowState state, QueryRow row, int chunk, int lane) {
-  const float row_sum = state.row_sum + from_other_half(state.row_sum);
-  const float factor = row_sum == 0.0f ? 0.0f : params.output_scale / row_sum;
+// chunks, as the chunk's share of it for merge_states, which then applies output_scale. A row that saw no key has
+// row_sum 0: o = 0 and lse = -inf.
+__device__ __forceinline__ void store_row(const Params& params, const Work& work,
+                                          const Accumulator (&o_acc)[kColumnBlocks], RowState state, QueryRow row,
+                                          int lane) {
+  float row_sum = state.row_sum + from_other_half(state.row_sum);
+  const float output_scale = is_partial(params, work) ? 1.0f : params.output_scale;
+  const float factor = row_sum == 0.0f ? 0.0f : output_scale / row_sum;
   const float lse = state.row_max + __builtin_amdgcn_logf(row_sum);
-  if (params.partial_o != nullptr) {
-    const int64_t index = (int64_t(row.token) * params.num_chunks + chunk) * params.num_qo_heads + row.head;
+  if (is_partial(params, work)) {
+    const int64_t index = partial_row(params, work, row) * params.num_qo_heads + row.head;
     store_columns(o_acc, factor, params.partial_o + index * kHeadDimVo, lane);
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
+    const int64_t token = output_row(work, row);
     OutputElement* o =
-        static_cast<OutputElement*>(params.o) + row.token * params.o_stride_n + row.head * params.o_stride_h;
+        static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
-    if (params.lse != nullptr && lane < 32) params.lse[int64_t(row.token) * params.num_qo_heads + row.head] = lse;
+    if (params.lse != nullptr && lane < 32) params.lse[token * params.num_qo_heads + row.head] = lse;
   }
 }
 
@@ -644,7 +671,6 @@ extern "C" __global__ void
   const int key_wave = wave / kRowWaves;
 
   const Work work = find_work(params);
-
   const WaveView view = wave_view(params, work, row_wave);
 
   // This lane's row; lanes past the last row repeat it and store nothing.
@@ -653,18 +679,12 @@ extern "C" __global__ void
   const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
 
   // The first tile sets out, then Q: B operands of S^T = K Q^T.
-  KTile k_tile(KeyRows{reinterpret_cast<uint64_t>(params.k) + work.kv_head * params.k_stride_h * sizeof(KvElement),
-                       static_cast<uint32_t>(params.k_stride_n * sizeof(KvElement)), kHeadDimQk * sizeof(KvElement),
-                       work.end_key},
-               wave, lane);
-  VTile v_tile(KeyRows{reinterpret_cast<uint64_t>(params.v) + work.kv_head * params.v_stride_h * sizeof(KvElement),
-                       static_cast<uint32_t>(params.v_stride_n * sizeof(KvElement)), kHeadDimVo * sizeof(KvElement),
-                       work.end_key},
-               wave, lane);
+  KTile k_tile(k_rows(params, work), wave, lane);
+  VTile v_tile(v_rows(params, work), wave, lane);
   k_tile.load(work.first_key, lds);
   v_tile.load(work.first_key, lds + KLayout::kBytes);
   Fragment q_frag[kHeadSteps];
-  load_q(params, row, lane, q_frag);
+  load_q(params, work, row, lane, q_frag);
   k_tile.store(lds);
   v_tile.store(lds + KLayout::kBytes);
   // Use Q once here: else the compiler waits for it in the loop, and with it for the tile that is on its way there.
@@ -713,7 +733,7 @@ extern "C" __global__ void
     k_tile.store(lds + stage);
     v_tile.store(lds + stage + KLayout::kBytes);
   }
-  if (packed_row < work.num_rows) store_row(params, o_acc, state, row, work.chunk, lane);
+  if (packed_row < work.num_rows) store_row(params, work, o_acc, state, row, lane);
 }
 
 static dim3 launch_grid(const Params& params) {
