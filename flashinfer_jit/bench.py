@@ -1,4 +1,4 @@
-"""``python -m flashinfer_jit.bench jit``: what compiling, loading and calling cost, and how fast the emulated GPU is.
+"""``python -m flashinfer_jit.bench``: what compiling, loading and calling cost, and how fast the emulated GPU is.
 
 Times are wall-clock times of this machine's CPU. What runs on the emulated GPU says nothing about a real one.
 """
@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import command_line, emulator, env, prefill, runtime
+from flashinfer_jit import bench_attention, command_line, emulator, env, prefill, runtime
 from flashinfer_jit.emulator.assemble import assemble
+from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling, toolchain
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
@@ -286,13 +287,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     jit = commands.add_parser("jit", help="compile times, host cost, speed of the emulated GPU")
     jit.add_argument("--arch", type=command_line.arch_list, default=tuple(ARCHS.values()), help="default: all")
     jit.add_argument("--json", action="store_true", help="for machines")
+    for kind in ("prefill", "decode"):
+        attention = commands.add_parser(kind, help=f"{kind} calls on the emulated GPU: time, bytes, host cost")
+        attention.add_argument(
+            "--arch", type=command_line.arch_list, default=tuple(ARCHS.values()), help="default: all"
+        )
+        attention.add_argument("--json", action="store_true", help="for machines")
     hidden = commands.add_parser("_load")
     hidden.add_argument("keys", nargs="+")
     options = parser.parse_args(argv)
     if options.command == "_load":
         _print_load_times(options.keys)
         return 0
-    return command_line.run(lambda: _jit([arch.name for arch in options.arch], options.json))
+    archs = [arch.name for arch in options.arch]
+    if options.command == "jit":
+        return command_line.run(lambda: _jit(archs, options.json))
+    return command_line.run(lambda: _attention(options.command, archs, options.json))
 
 
 def _jit(archs: Sequence[str], as_json: bool) -> int:
@@ -306,6 +316,28 @@ def _jit(archs: Sequence[str], as_json: bool) -> int:
     print(format_table(["what", "value", "unit", "goal", "samples"], rows))
     about = host()
     print(f"\n{about['cpu']}, {about['cores']} cores. Emulated times are the emulator's, never a GPU's.")
+    return 0
+
+
+def _attention(kind: str, archs: Sequence[str], as_json: bool) -> int:
+    if runtime.current().kind != "emulator":
+        raise UnsupportedConfigError(
+            "bench prefill and decode count bytes on the emulated GPU: set FLASHINFER_JIT_DEVICE=emulator"
+        )
+    rows = bench_attention.measure(kind, archs)
+    if as_json:
+        print(json.dumps({"host": host(), "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        return 0
+    header = ["call", "arch", "kernels", "emulated ms", "host us", "K+V bytes", "of minimum"]
+    cells = [
+        (
+            *(row.call, row.arch, row.kernels, f"{1e3 * row.emulated_seconds:.1f}", f"{row.host_us:.1f}", row.kv_bytes),
+            f"{row.kv_bytes / row.kv_bytes_minimum:.3f}",
+        )
+        for row in rows
+    ]
+    print(format_table(header, cells))
+    print("\nEmulated times are this machine's CPU's, never a GPU's. Host: CPU time of a call without its launches.")
     return 0
 
 
