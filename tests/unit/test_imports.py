@@ -45,7 +45,7 @@ LAYERS = (
     ("testing",),
     ("presets", "progress"),
     ("plan", "explain", "collect_env"),
-    ("command_line",),
+    ("command_line", "bench_attention"),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )
 RUNTIME_LAYER = next(number for number, names in enumerate(LAYERS) if "runtime" in names)
