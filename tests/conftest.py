@@ -1,6 +1,7 @@
 """Options and fixtures of all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from support import fake_hipcc, vector_add
 
 # Kernels that tests compile are kept between runs, apart from the user's own.
 os.environ.setdefault("FLASHINFER_JIT_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "cache"))
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and children inherit that: those that the tests
+# interrupt would never hear of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
