@@ -1,5 +1,6 @@
 """Many processes that want the same kernels at once, some of them killed: what a server with one process a GPU does."""
 
+import json
 import os
 import random
 import subprocess
@@ -62,6 +63,22 @@ class Round:
         assert sum(self.compiled.values()) <= kernels + self.killed, self.compiled
 
 
+def _wait_for_compilations(counter: Path, number: int, ranks: list[subprocess.Popen]) -> None:
+    """Return when so many kernels have been compiled, or somebody is done with all of them."""
+    while len(counter.read_text().split()) < number and all(rank.poll() in (None, -9) for rank in ranks):
+        time.sleep(0.005)
+
+
+def _victim(ranks: list[subprocess.Popen], cache: Path, chance: random.Random) -> subprocess.Popen:
+    """Return a process at random: every other time one that holds, or last held, the lock of a kernel."""
+    alive = [rank for rank in ranks if rank.poll() is None] or ranks
+    owners = sorted((cache / "v1" / "locks").glob("*.owner"), key=lambda path: path.stat().st_mtime)
+    texts = [path.read_text() for path in owners[-2:]]
+    pids = {json.loads(text)["pid"] for text in texts if text}
+    compiling = [rank for rank in alive if rank.pid in pids]
+    return chance.choice(compiling if compiling and chance.random() < 0.5 else alive)
+
+
 def run_round(folder: Path, processes: int, kernels: int, kills: int, seed: int, timeout: float = 300.0) -> Round:
     """Let ``processes`` build ``kernels`` kernels in an empty cache, and kill ``kills`` of them at random moments.
 
@@ -88,9 +105,10 @@ def run_round(folder: Path, processes: int, kernels: int, kills: int, seed: int,
         for rank in ranks:
             rank.stdin.write("go\n")
             rank.stdin.flush()
-        for victim in chance.sample(ranks, kills):
-            time.sleep(chance.uniform(0, 0.05 * kernels))
-            victim.kill()
+        for _ in range(kills):
+            _wait_for_compilations(counter, chance.randrange(kernels), ranks)
+            time.sleep(chance.uniform(0, 0.05))
+            _victim(ranks, folder / "cache", chance).kill()
         said = [rank.communicate(timeout=timeout) for rank in ranks]
         seconds = time.monotonic() - start
     finally:

@@ -1,0 +1,199 @@
+"""Write the parts of docs/ that come from code: ``make docs``; ``python docs/generate.py --check`` only compares."""
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import flashinfer_jit  # noqa: E402
+from flashinfer_jit import env, presets  # noqa: E402
+from flashinfer_jit.jit import cache, inventory  # noqa: E402
+
+NOTE = "<!-- Written by docs/generate.py (make docs): change the code, not this file. -->\n"
+GROUPS = {
+    "cache": "Where kernels are",
+    "compile": "How they are compiled",
+    "device": "What they run on",
+    "checks": "Looking closer",
+    "honoured": "Other tools' variables that are honoured",
+}
+
+
+def environment() -> str:
+    """Return the tables of environment variables and of the cache's folders."""
+    lines = ["# Environment variables and cache folders", "", NOTE]
+    lines += [
+        "Values are read when they are needed, never at import. A value that is not allowed is an error that says"
+    ]
+    lines += ["what is; a variable that begins with `FLASHINFER_JIT_` and that nothing reads is warned about.", ""]
+    for group, title in GROUPS.items():
+        lines += [f"## {title}", "", "| variable | values | default | meaning |", "|---|---|---|---|"]
+        for var in env.TABLE:
+            if var.group == group:
+                lines.append(f"| `{var.name}` | {var.allowed} | {_default(var.default)} | {var.help} |")
+        lines.append("")
+    lines += ["## Folders of the cache", "", f"All of them below `<cache>/{cache.VERSION}/`:", ""]
+    lines += ["| folder | content | removed by |", "|---|---|---|"]
+    lines += [f"| `{name}` | {what} | {how} |" for name, (what, how) in FOLDERS.items()]
+    lines += ["", f"An entry has four files: `{cache.SOURCE}` (the rendered source), `{cache.LIBRARY}`, `{cache.META}`"]
+    lines += [f"(key, compiler, flags, registers, size and digest of the library) and `{cache.LOG}`.", ""]
+    return "\n".join(lines)
+
+
+FOLDERS = {
+    "<arch>/<slug>/<source key>/<toolchain id>": ("one kernel", "`cache prune`, `cache clear`"),
+    "locks": ("lock files, of no size; `locks/slots` bounds the compilers of a machine", "never: see cache.md"),
+    "staging": ("what is being compiled", "whoever compiles next, after an hour"),
+    "failed": ("source and log of kernels that did not compile", "`cache prune`, `cache clear`"),
+    "broken": ("damaged entries, moved aside", "`cache prune`, `cache clear`"),
+    "toolchains": ("what compilers say of themselves", "`cache clear`"),
+    inventory.EMULATOR: ("the built emulated GPU", "`cache clear --emulator`"),
+}
+
+
+def _default(value: object) -> str:
+    if value is None or value in ((), frozenset()):
+        return "unset"
+    return str(int(value)) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def models() -> str:
+    """Return the table of presets."""
+    lines = ["# Presets of warmup", "", NOTE, "`python -m flashinfer_jit.warmup --preset NAME,...`", ""]
+    lines += ["| preset | query/KV heads | head dims | beside it | source of the numbers |", "|---|---|---|---|---|"]
+    for name, model in presets.MODELS.items():
+        extra = [word for word, on in (("window", any(model.windows)), ("soft cap", model.has_soft_cap)) if on]
+        extra += [word for word, on in (("sinks", model.has_sinks), ("latent KV", model.is_latent)) if on]
+        dims = "/".join(map(str, dict.fromkeys((model.head_dim_qk, model.head_dim_vo))))
+        mark = "**" if name in presets.DEFAULT_PRESETS else ""
+        heads = f"{model.num_qo_heads}/{model.num_kv_heads}"
+        lines.append(f"| {mark}{name}{mark} | {heads} | {dims} | {', '.join(extra)} | `{model.source}` config.json |")
+    lines += ["", "Bold: compiled when nothing is named.", ""]
+    return "\n".join(lines)
+
+
+def api() -> str:
+    """Return the reference of all public names, from their docstrings."""
+    lines = ["# API reference", "", NOTE]
+    modules = sorted(name for name, module in flashinfer_jit._EXPORTS.items() if name == module)
+    functions = sorted(name for name, module in flashinfer_jit._EXPORTS.items() if name != module)
+    lines += ["## flashinfer_jit", "", _first_paragraph(flashinfer_jit), ""]
+    for name in functions:
+        lines += _described(f"flashinfer_jit.{name}", getattr(flashinfer_jit, name), "###")
+    for name in modules:
+        module = importlib.import_module(f"flashinfer_jit.{name}")
+        described = [
+            (public, value)
+            for public in _public(module)
+            if (value := getattr(module, public)) is not getattr(flashinfer_jit, public, None)
+        ]
+        if described:
+            lines += [f"## flashinfer_jit.{name}", "", _first_paragraph(module), ""]
+            for public, value in described:
+                lines += _described(f"flashinfer_jit.{name}.{public}", value, "###")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _public(module: Any) -> list[str]:
+    """Return the names of a module's own functions and classes."""
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    found = []
+    for name in sorted(names):
+        value = getattr(module, name)
+        own = getattr(value, "__module__", "").startswith(module.__name__)
+        if own and (inspect.isclass(value) or callable(value)):
+            found.append(name)
+    return found
+
+
+def _first_paragraph(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n\n")[0]
+
+
+def _described(name: str, thing: Any, heading: str) -> list[str]:
+    lines = [f"{heading} {name}", ""]
+    if not (inspect.isclass(thing) and issubclass(thing, BaseException)):
+        lines += ["```python", _signature(name.rpartition(".")[2], thing), "```", ""]
+    text = inspect.getdoc(thing) or ""
+    if dataclasses.is_dataclass(thing) and text.startswith(f"{thing.__name__}("):
+        text = ""
+    lines += [*_markdown(text), ""]
+    if inspect.isclass(thing):
+        for method, value in vars(thing).items():
+            if not method.startswith("_") and inspect.isfunction(value) and value.__doc__:
+                lines += _described(f"{name}.{method}", value, "####")
+    return lines
+
+
+def _signature(name: str, thing: Any) -> str:
+    try:
+        signature = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return name
+    parts, star = [], False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        star = star or parameter.kind is parameter.VAR_POSITIONAL
+        # Where Python keeps a class is its own affair and changes with its version.
+        parts.append(str(parameter).replace("pathlib._local.", "pathlib."))
+    returns = signature.return_annotation
+    arrow = "" if returns is signature.empty else f" -> {inspect.formatannotation(returns)}"
+    one_line = f"{name}({', '.join(parts)}){arrow}"
+    if len(one_line) <= 100:
+        return one_line
+    return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){arrow}"
+
+
+def _markdown(text: str) -> list[str]:
+    """Return a numpydoc text with bold headings and its items as lists."""
+    lines = text.splitlines()
+    out: list[str] = []
+    section = ""
+    for number, line in enumerate(lines):
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if following and set(following) == {"-"} and len(following) == len(line):
+            section = line
+            out += [f"**{line}**"]
+        elif line and set(line) == {"-"} and section:
+            out.append("")
+        elif section and line and not line.startswith(" ") and following.startswith("    "):
+            out.append(f"* `{line}`")
+        elif section and line.startswith("    "):
+            out.append(f"  {line.strip()}")
+        else:
+            out.append(line)
+    return [re.sub(r":math:`([^`]*)`", r"$\1$", line.replace("``", "`")).rstrip() for line in out]
+
+
+PAGES = {"environment.md": environment, "presets.md": models, "api.md": api}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
+    options = parser.parse_args()
+    stale = [name for name, page in PAGES.items() if not is_current(name)]
+    for name in stale:
+        if not options.check:
+            (HERE / name).write_text(PAGES[name]())
+        print(f"docs/{name}: {'not current, run make docs' if options.check else 'written'}")
+    return 1 if stale and options.check else 0
+
+
+def is_current(name: str) -> bool:
+    """Return whether a page says what the code says now."""
+    path = HERE / name
+    return path.is_file() and path.read_text() == PAGES[name]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
