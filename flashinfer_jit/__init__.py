@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from flashinfer_jit.cascade import merge_state as merge_state
     from flashinfer_jit.cascade import merge_state_in_place as merge_state_in_place
     from flashinfer_jit.cascade import merge_states as merge_states
+    from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper as BatchDecodeWithPagedKVCacheWrapper
+    from flashinfer_jit.decode import (
+        CUDAGraphBatchDecodeWithPagedKVCacheWrapper as CUDAGraphBatchDecodeWithPagedKVCacheWrapper,
+    )
+    from flashinfer_jit.decode import fast_decode_plan as fast_decode_plan
     from flashinfer_jit.decode import single_decode_with_kv_cache as single_decode_with_kv_cache
     from flashinfer_jit.jit.kernels import freeze as freeze
     from flashinfer_jit.jit.kernels import on_compile as on_compile
@@ -31,11 +36,14 @@ if TYPE_CHECKING:
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {
+    "BatchDecodeWithPagedKVCacheWrapper": "decode",
+    "CUDAGraphBatchDecodeWithPagedKVCacheWrapper": "decode",
     "cascade": "cascade",
     "decode": "decode",
     "device": "runtime",
     "emulator": "emulator",
     "errors": "errors",
+    "fast_decode_plan": "decode",
     "freeze": "jit.kernels",
     "merge_state": "cascade",
     "merge_state_in_place": "cascade",

@@ -16,13 +16,20 @@ from flashinfer_jit.attention_options import (
     check_logits_options,
     softmax_scale,
 )
+from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
+from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling
-from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.runtime.base import Runtime
 
-__all__ = ["single_decode_with_kv_cache"]
+__all__ = [
+    "BatchDecodeWithPagedKVCacheWrapper",
+    "CUDAGraphBatchDecodeWithPagedKVCacheWrapper",
+    "fast_decode_plan",
+    "single_decode_with_kv_cache",
+    "single_decode_with_kv_cache_with_jit_module",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +51,6 @@ class _Problem:
 
 # Calls that passed validation, by everything validation looks at except lengths and strides.
 _problems: dict[tuple[Any, ...], _Problem] = {}
-
-
-def choose_tile(tiles: tuple[tiling.TileConfig, ...], num_rows: int) -> tiling.TileConfig:
-    """Return the smallest of ``tiles`` that holds all packed query rows of a request, or else the largest."""
-    return next((tile for tile in tiles if num_rows <= tile.block_q), tiles[-1])
-
-
-def max_work_items(arch: Arch, tile: tiling.TileConfig, num_rows: int, num_kv_heads: int) -> int:
-    """Return how many parts of requests ``arch`` attends at the same time: its workgroups over those of a part."""
-    blocks_per_cu = 4 * tile.waves_per_simd // tile.num_waves
-    return max(1, arch.num_cus * blocks_per_cu // (num_kv_heads * -(-num_rows // tile.block_q)))
 
 
 def single_decode_with_kv_cache(
@@ -217,12 +213,12 @@ def _validate(
         has_window=window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
     )
-    tile = choose_tile(tiling.candidates(config, arch), group_size)
+    tile = tiling.smallest_holding(tiling.candidates(config, arch), group_size)
     return _Problem(
         key=KernelKey(config, tile, arch),
         merge_key=merge.merge_key(arch, "float32", dtype_q, v.shape[2]),
         logits=logits,
-        max_parts=max_work_items(arch, tile, group_size, num_kv_heads),
+        max_parts=tiling.concurrent_parts(arch, tile, group_size, num_kv_heads),
         num_qo_heads=num_qo_heads,
         num_kv_heads=num_kv_heads,
         head_dim_vo=v.shape[2],
@@ -321,3 +317,110 @@ def _run(
             output_scale=output_scale,
         )
     return o if lse is None else (o, lse)
+
+
+def single_decode_with_kv_cache_with_jit_module(
+    jit_module: Any,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *args: Any,
+    kv_layout: str = "NHD",
+    window_left: int = -1,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Refuse: custom attention variants are not built for decode yet.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        Always.
+    """
+    raise UnsupportedConfigError(
+        f"jit_module={jit_module!r}: custom variants are not built yet for decode; call single_decode_with_kv_cache"
+    )
+
+
+class CUDAGraphBatchDecodeWithPagedKVCacheWrapper(BatchDecodeWithPagedKVCacheWrapper):
+    """The wrapper for captured graphs; see ``BatchDecodeWithPagedKVCacheWrapper`` with ``use_cuda_graph=True``."""
+
+    def __init__(
+        self,
+        workspace_buffer: torch.Tensor,
+        indptr_buffer: torch.Tensor,
+        indices_buffer: torch.Tensor,
+        last_page_len_buffer: torch.Tensor,
+        kv_layout: str = "NHD",
+        use_tensor_cores: bool = False,
+    ) -> None:
+        super().__init__(
+            workspace_buffer,
+            kv_layout,
+            use_cuda_graph=True,
+            use_tensor_cores=use_tensor_cores,
+            paged_kv_indptr_buffer=indptr_buffer,
+            paged_kv_indices_buffer=indices_buffer,
+            paged_kv_last_page_len_buffer=last_page_len_buffer,
+        )
+
+
+def fast_decode_plan(
+    self: BatchDecodeWithPagedKVCacheWrapper,
+    indptr: torch.Tensor,
+    indices: torch.Tensor,
+    last_page_len: torch.Tensor,
+    num_qo_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    pos_encoding_mode: str = "NONE",
+    window_left: int = -1,
+    logits_soft_cap: float | None = None,
+    q_data_type: str | torch.dtype | None = None,
+    kv_data_type: str | torch.dtype | None = None,
+    data_type: str | torch.dtype | None = None,
+    sm_scale: float | None = None,
+    rope_scale: float | None = None,
+    rope_theta: float | None = None,
+    non_blocking: bool = True,
+    fixed_split_size: int | None = None,
+    disable_split_kv: bool = False,
+    q_len_per_req: int = 1,
+    global_override_indptr_cpu: torch.Tensor | None = None,
+) -> None:
+    """Plan a batch decode without a copy from the device, if ``indptr`` is given on the host too.
+
+    Engines bind it as ``wrapper.begin_forward = functools.partial(fast_decode_plan, wrapper)``.
+
+    Parameters
+    ----------
+    self : BatchDecodeWithPagedKVCacheWrapper
+        The wrapper to plan.
+    global_override_indptr_cpu : torch.Tensor, optional
+        ``indptr`` on the host.
+    indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, pos_encoding_mode, window_left, \
+    logits_soft_cap, q_data_type, kv_data_type, data_type, sm_scale, rope_scale, rope_theta, non_blocking, \
+    fixed_split_size, disable_split_kv, q_len_per_req
+        As for ``BatchDecodeWithPagedKVCacheWrapper.plan``, whose errors this raises too.
+    """
+    BatchDecodeWithPagedKVCacheWrapper.plan(
+        self,
+        *(indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size, pos_encoding_mode),
+        *(window_left, logits_soft_cap, q_data_type, kv_data_type, data_type, sm_scale, rope_scale, rope_theta),
+        fixed_split_size=fixed_split_size,
+        disable_split_kv=disable_split_kv,
+        q_len_per_req=q_len_per_req,
+        indptr_host=global_override_indptr_cpu,
+    )
+
+
+_ranges: dict[torch.device, torch.Tensor] = {}
+
+
+def _get_range_buf(seq_len: int, device: torch.device) -> torch.Tensor:
+    """Return 0, 1, ... as int32 on ``device``, a view of one tensor that grows by powers of two: engines call this."""
+    numbers = _ranges.get(torch.device(device))
+    if numbers is None or numbers.shape[0] < seq_len:
+        size = 1 << max(seq_len - 1, 0).bit_length()
+        numbers = _ranges[torch.device(device)] = torch.arange(size, dtype=torch.int32, device=device)
+    return numbers[:seq_len]

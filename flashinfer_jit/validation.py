@@ -104,6 +104,34 @@ def check_dtype(name: str, dtype: Any, allowed: Sequence[torch.dtype], reason: s
     return DTYPE_NAMES[dtype]
 
 
+def canonical_dtype(name: str, dtype: Any) -> torch.dtype:
+    """Return the torch.dtype that ``dtype``, a torch.dtype or its name, says; raise UnsupportedConfigError if none."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise UnsupportedConfigError(f"{name}={dtype!r} is not allowed: expected a torch.dtype or its name")
+    return found
+
+
+def check_result(
+    name: str, tensor: Any, shape: Sequence[int], dtype: torch.dtype, device: torch.device, contiguous: bool = False
+) -> None:
+    """Raise ValueError unless ``tensor``, given to be overwritten, has this shape, dtype and device."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    for what, expected, got in (
+        ("shape", list(shape), list(tensor.shape)),
+        ("dtype", dtype, tensor.dtype),
+        ("device", device, tensor.device),
+    ):
+        if expected != got:
+            raise ValueError(f"Invalid {what} of {name}: expected {expected}, got {got}")
+    if (contiguous and not tensor.is_contiguous()) or (tensor.shape[-1] > 1 and tensor.stride(-1) != 1):
+        raise ValueError(
+            f"Invalid strides of {name}: expected {'no gaps' if contiguous else 'a contiguous last dimension'}, got "
+            f"{list(tensor.stride())}"
+        )
+
+
 def check_rows(name: str, tensor: torch.Tensor) -> None:
     """Raise ValueError unless the rows (last dimension) of ``tensor`` adjoin and start at multiples of 16 bytes.
 

@@ -4,6 +4,7 @@ Tests run without this pass too; it only moves compilations out of their time.
 """
 
 import argparse
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -11,26 +12,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401  (says where the tests' cache is)
-from emulated import (
-    test_batch_prefill_kernel,
-    test_merge,
-    test_prefill_kernel,
-    test_prefill_options,
-    test_single_decode,
-    test_single_prefill,
-)
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.machine import max_jobs
 from flashinfer_jit.warmup import compile_all
 
-SUITES = (
-    test_batch_prefill_kernel,
-    test_merge,
-    test_prefill_kernel,
-    test_prefill_options,
-    test_single_decode,
-    test_single_prefill,
-)
+EMULATED = Path(__file__).resolve().parent / "emulated"
+# Every file of tests that says which kernels it needs.
+SUITES = [
+    importlib.import_module(f"emulated.{path.stem}")
+    for path in sorted(EMULATED.glob("test_*.py"))
+    if "def kernel_keys(" in path.read_text()
+]
 
 
 def main() -> int:

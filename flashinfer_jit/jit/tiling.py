@@ -169,3 +169,14 @@ def choose(tiles: tuple[TileConfig, ...], work: Work, num_cus: int) -> TileConfi
         return -(-num_blocks // num_cus) * (tile.block_q + KV_READ_ROWS), -tile.block_q
 
     return min(tiles, key=cost)
+
+
+def smallest_holding(tiles: tuple[TileConfig, ...], num_rows: int) -> TileConfig:
+    """Return the smallest of ``tiles`` that holds ``num_rows`` rows, or else the largest, which reads K least often."""
+    return next((tile for tile in tiles if num_rows <= tile.block_q), tiles[-1])
+
+
+def concurrent_parts(arch: Arch, tile: TileConfig, num_rows: int, num_kv_heads: int) -> int:
+    """Return how many parts of requests ``arch`` attends at the same time: its workgroups over those of one part."""
+    blocks_per_cu = 4 * tile.waves_per_simd // tile.num_waves
+    return max(1, arch.num_cus * blocks_per_cu // (num_kv_heads * -(-num_rows // tile.block_q)))

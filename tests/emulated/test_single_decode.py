@@ -9,7 +9,6 @@ import torch
 
 import flashinfer_jit
 from flashinfer_jit import emulator, merge_state, scheduler
-from flashinfer_jit.decode import choose_tile
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
@@ -73,7 +72,7 @@ def find_key(arch, dtype, dtype_kv, head_dim_qk, head_dim_vo, group_size, option
         has_window="window_left" in options,
         has_soft_cap="logits_soft_cap" in options,
     )
-    return KernelKey(config, choose_tile(tiling.candidates(config, arch), group_size), arch)
+    return KernelKey(config, tiling.smallest_holding(tiling.candidates(config, arch), group_size), arch)
 
 
 def kernel_keys(arch):
