@@ -1,5 +1,6 @@
 """Planning a batch decode: its kernel, and the list of work in the form that the kernel reads. Nothing is launched."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,7 @@ class SplitOptions:
         return self.fixed_split_size * page_size
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
 def find_problem(
     arch: Arch,
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
@@ -188,7 +190,7 @@ def schedule(
     pad_items = pad_rows = 0
     if max_pages is not None:
         # As many as any later plan of this batch size and kind can need.
-        pad_items, pad_rows = max(max_items, batch_size), batch_size * qo_len
+        pad_items, pad_rows = max_items + batch_size, batch_size * qo_len
         if split.disable_split_kv:
             pad_items, pad_rows = batch_size, 0
         elif fixed_chunk is not None or split.batch_invariant:

@@ -88,7 +88,7 @@ def plan_decode(
     qo_len : int
         Query tokens of every request.
     max_work_items : int
-        Workgroups that can run at the same time, for one KV head: more are made only if there are more requests.
+        Workgroups that can run at the same time, for one KV head: more are made, but no more than one a request.
     max_partial_rows : int
         Rows that the workspace has for partial results.
     fixed_chunk : int, optional
@@ -107,16 +107,24 @@ def plan_decode(
     num_keys = np.maximum(kv_end - kv_begin, 0)
     if fixed_chunk is not None:
         chunk = np.full(num_requests, max(fixed_chunk, 1), dtype=np.int64)
+        parts = np.maximum(-(-num_keys // chunk), 1)
     elif batch_invariant:
         chunk = np.maximum(INVARIANT_MIN_KEYS, _round_up(-(-num_keys // INVARIANT_MAX_PARTS)))
+        parts = np.maximum(-(-num_keys // chunk), 1)
     else:
-        common = _choose_chunk(num_keys, max(max_work_items, num_requests), max_partial_rows // max(qo_len, 1))
-        # The parts of a request are of equal length, the last up to a granule shorter.
-        chunk = np.maximum(_round_up(-(-num_keys // np.maximum(-(-num_keys // common), 1))), CHUNK_GRANULE)
-    parts = np.maximum(-(-num_keys // chunk), 1)
+        # Parts of the time that all of the work takes when it is spread evenly: that makes at most one more for each
+        # request than can run at the same time, and none takes longer than all.
+        common = max(MIN_CHUNK_KEYS, _round_up(-(-int(num_keys.sum()) // max_work_items)))
+        while True:
+            chunk = np.maximum(_round_up(-(-num_keys // np.maximum(-(-num_keys // common), 1))), CHUNK_GRANULE)
+            parts = np.maximum(-(-num_keys // chunk), 1)
+            if int(parts[parts > 1].sum()) * qo_len <= max_partial_rows:
+                break
+            common *= 2
 
     is_split = parts > 1
-    num_partial_rows = int((parts * is_split).sum()) * qo_len
+    split_parts = parts * is_split
+    num_partial_rows = int(split_parts.sum()) * qo_len
     if num_partial_rows > max_partial_rows:
         raise ValueError(
             f"splitting the keys this way leaves {num_partial_rows} partial rows, and the workspace has room for "
@@ -128,8 +136,7 @@ def plan_decode(
     first_item = np.cumsum(parts) - parts
     part = np.arange(num_items) - first_item[request]
     begin = kv_begin[request] + part * chunk[request]
-    rows_of_request = parts * is_split * qo_len
-    first_row = np.cumsum(rows_of_request) - rows_of_request
+    first_row = (np.cumsum(split_parts) - split_parts) * qo_len
 
     items = np.zeros((max(num_items, pad_work_items), WORK_ITEM_FIELDS), dtype=np.int32)
     items[num_items:, 2:4] = -1
@@ -308,33 +315,6 @@ def _prefill_parts(
         parts = np.maximum(num_keys // part, 1)
         chunk = np.maximum(-(-num_keys // (parts * block_kv)) * block_kv, block_kv)
     return np.maximum(-(-num_keys // chunk), 1), chunk
-
-
-def _choose_chunk(num_keys: npt.NDArray[np.int64], max_items: int, max_partial_items: int) -> int:
-    """Return the shortest chunk, common to all requests, that makes no more parts than allowed."""
-    longest = int(num_keys.max(initial=0))
-    total = int(num_keys.sum())
-
-    def fits(chunk: int) -> bool:
-        parts = -(-num_keys // chunk)
-        if int(parts.sum()) > max_items:
-            return False
-        return max_items <= max_partial_items or int(parts[parts > 1].sum()) <= max_partial_items
-
-    # In granules. Rounding up costs each request at most one part, which bounds the answer from above.
-    low = max(MIN_CHUNK_KEYS, total // max_items) // CHUNK_GRANULE
-    spare = min(max_items, max_partial_items) - len(num_keys)
-    high = -(-longest // CHUNK_GRANULE)
-    if spare > 0:
-        high = min(high, -(-total // (spare * CHUNK_GRANULE)))
-    high = max(high, low)
-    while low < high:
-        middle = (low + high) // 2
-        if fits(middle * CHUNK_GRANULE):
-            high = middle
-        else:
-            low = middle + 1
-    return low * CHUNK_GRANULE
 
 
 def _round_up(keys: T) -> T:
