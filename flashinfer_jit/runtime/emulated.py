@@ -3,6 +3,7 @@
 import contextvars
 import ctypes
 import functools
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,25 +23,21 @@ _CPU = torch.device("cpu")
 _DEVICE_INDEX = {name: index for index, name in enumerate(ARCHS)}
 
 
-class _Range(ctypes.Structure):
-    """Memory that one launch may access: what fij_emu_set_named_launch_ranges takes."""
-
-    _fields_ = (
-        ("begin", ctypes.c_uint64),
-        ("num_bytes", ctypes.c_uint64),
-        ("name", ctypes.c_char_p),
-        ("is_writable", ctypes.c_uint64),
-    )
+@functools.cache
+def _roles(table_name: str) -> dict[str, tuple[int, bool]]:
+    """Return by name of a pointer parameter the address of that name, and whether the kernel may write there."""
+    pointers = [field for field in TABLES[table_name].fields if field.c_type.endswith("*")]
+    return {field.name: (_c_string(field.name), not field.c_type.startswith("const ")) for field in pointers}
 
 
 @functools.cache
-def _roles(table_name: str) -> dict[str, tuple[bytes, bool]]:
-    """Return by name of a pointer parameter the name for the emulator, and whether the kernel may write there."""
-    return {
-        field.name: (field.name.encode(), not field.c_type.startswith("const "))
-        for field in TABLES[table_name].fields
-        if field.c_type.endswith("*")
-    }
+def _c_string(text: str) -> int:
+    """Return the address of a C string that lives as long as the process."""
+    _c_strings.append(ctypes.create_string_buffer(text.encode()))
+    return ctypes.addressof(_c_strings[-1])
+
+
+_c_strings: list[ctypes.Array[ctypes.c_char]] = []
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
@@ -115,13 +112,17 @@ class EmulatedRuntime(Runtime):
             stream = stream_handle.get()
         handle = self.handle
         roles = _roles(kernel.key.config.params_table)
-        ranges = (_Range * len(tensors))(*((*extent(tensor), *roles[name]) for name, tensor in tensors.items()))
+        # fij_emu_set_named_launch_ranges takes structs of four 64-bit words: begin, bytes, name, writable or not.
+        words: list[int] = []
+        for name, tensor in tensors.items():
+            words += extent(tensor)
+            words += roles[name]
         index = _DEVICE_INDEX[kernel.key.arch.name]
         if self._is_capturing(stream):
             self._captured += tensors.values()
         previous = self.swap_device(index)
         try:
-            handle.fij_emu_set_named_launch_ranges(ranges, len(tensors))
+            handle.fij_emu_set_named_launch_ranges(struct.pack(f"{len(words)}Q", *words), len(tensors))
             code = kernel.launch_fn(ctypes.byref(params), stream)
         finally:
             if previous != index:
