@@ -153,6 +153,8 @@ def _axes(model: Model) -> Iterator[tuple[str, str, str, bool]]:
     for phase in ("prefill",) if model.is_latent else ("prefill", "decode"):
         for mask_mode, kv_source, has_window in product(masks[phase], KV_SOURCES, model.windows):
             # Without a mask only whole sequences are attended to: keys in one piece, no window.
+            if phase == "decode" and kv_source == "ragged":
+                continue  # Decode reads a cache; keys of new tokens only are a prefill's.
             if phase == "decode" or mask_mode == "causal" or (kv_source == "contiguous" and not has_window):
                 yield phase, mask_mode, kv_source, has_window
 

@@ -131,7 +131,7 @@ def test_the_default_set_is_made_of_kernels_that_exist(arch) -> None:
     keys = default_keys([ARCHS[arch]])
     assert len(keys) == len(set(keys)) >= 36
     assert {key.arch.name for key in keys} == {arch}
-    assert {key.config.params_table for key in keys} == {"prefill", "decode", "merge_states"}
+    assert {key.config.params_table for key in keys} >= {"prefill", "decode", "merge_states"}
 
 
 # Not compiling
