@@ -122,9 +122,7 @@ def use_arch(name: str) -> Iterator[Arch]:
 
 
 @contextlib.contextmanager
-def timed_launches(
-    units: int = 4, instruction_limit: int = 0, timeline: int = 0, sample: bool = False
-) -> Iterator[None]:
+def timed_launches(units: int = 4, instruction_limit: int = 0, timeline: int = 0, sample: int = 0) -> Iterator[None]:
     """Time this thread's launches in the ``with`` block by the timing model: ``last_report().timing`` is its estimate.
 
     Parameters
@@ -135,12 +133,12 @@ def timed_launches(
         Wave instructions of a unit after which the rest runs untimed; 0 is the default of 4,000,000.
     timeline : int
         Issues to keep, for plots.
-    sample : bool
-        Run only the modelled units up to the limit, and a few more workgroups that tell how long the whole launch is.
-        The launch's results are then incomplete: for estimates of launches that are too long to run.
+    sample : int
+        If not 0: run only the modelled units, up to the limit, and so many more workgroups, which tell how long the
+        whole launch is. Its results are then incomplete: for estimates of launches that are too long to run.
     """
     handle = load()
-    handle.fij_emu_set_timing(units, instruction_limit, timeline, int(sample))
+    handle.fij_emu_set_timing(units, instruction_limit, timeline, sample)
     try:
         yield
     finally:

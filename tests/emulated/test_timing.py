@@ -337,7 +337,7 @@ def test_the_same_object_and_inputs_take_the_same_cycles(arch: str) -> None:
 def test_a_sampled_launch_knows_how_long_the_whole_is(arch: str) -> None:
     blob = assemble(".rept 500\n" + valu(0) + "\n.endr\ns_endpgm\n", arch)
     grid = 40 * COMPUTE_UNITS[arch]
-    with emulator.timed_launches(units=1, instruction_limit=2000, sample=True):
+    with emulator.timed_launches(units=1, instruction_limit=2000, sample=16):
         found = emulator.run(blob, "kernel", grid=grid, block=64, args=[], arch=arch).timing
     assert found["sampled"] and found["truncated"] and found["instructions"] == 2000
     assert found["launch_instructions"] == 501 * grid

@@ -124,7 +124,7 @@ template <Element kElement> struct Pieces {
         for (int k = 0; k < count; ++k)
             if (!check_access(w, piece[k].a.at, piece[k].inside, bytes, write)) return false;
         count_outside(w, exec & ~everywhere);
-        trace_access(w, piece[0].a.at, exec, element_bytes(kElement));
+        trace_access(w, piece[0].a.at, piece[0].inside, element_bytes(kElement));
         if (!write)
             for (Piece& p : piece)
                 for (int l = 0; l < kLanes; ++l)
@@ -212,7 +212,7 @@ template <class F> void atomic_op(Wave& w, const Inst& i) {
     }
     if (!check_access(w, p.a.at, p.inside, sizeof(T), true)) return;
     count_outside(w, exec & ~p.inside);
-    trace_access(w, p.a.at, exec, sizeof(T));
+    trace_access(w, p.a.at, p.inside, sizeof(T));
     for_each_lane(exec, [&](int l) {
         T old{};
         if (p.inside >> l & 1) {
@@ -250,7 +250,7 @@ bool begin_typed(Wave& w, const Inst& i, bool write, uint64_t exec, Resource& r,
     piece_addresses(w, i, r, 0, r.format.bytes(), exec, p);
     if (!check_access(w, p.a.at, p.inside, r.format.bytes(), write)) return false;
     count_outside(w, exec & ~p.inside);
-    trace_access(w, p.a.at, exec, r.format.bytes());
+    trace_access(w, p.a.at, p.inside, r.format.bytes());
     return true;
 }
 

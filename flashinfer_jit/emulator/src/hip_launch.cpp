@@ -171,13 +171,13 @@ EMU_EXPORT void fij_emu_set_named_launch_ranges(const NamedRange* ranges, uint32
     this_thread().ranges.clear();
     for (uint32_t n = 0; ranges && n < count; ++n) add_range(ranges[n].begin, ranges[n].bytes, ranges[n].writable != 0, ranges[n].name ? ranges[n].name : "tensor " + std::to_string(n));
 }
-// Times this thread's launches on up to `units` compute units from now on; 0 ends that. With `sample` other workgroups do not run.
+// Times this thread's launches on up to `units` compute units from now on; 0 ends that. If `sample` is not 0, only so many of the other workgroups run.
 EMU_EXPORT void fij_emu_set_timing(uint32_t units, uint64_t instruction_limit, uint64_t timeline_limit, uint32_t sample) {
     this_thread().timing.reset();
     if (!units) return;
     auto request = std::make_shared<TimingRequest>();
     request->most_units = units;
-    request->sample = sample != 0;
+    request->sample = sample;
     if (instruction_limit) request->options.instruction_limit = instruction_limit;
     request->options.timeline_limit = static_cast<size_t>(timeline_limit);
     this_thread().timing = std::move(request);

@@ -18,7 +18,6 @@ constexpr uint64_t kSlice = 8192;
 // The groups of a cooperative launch do wait for each other.
 constexpr uint32_t kPatience = 4096, kCooperativePatience = 32;
 constexpr size_t kMostResident = 64;
-constexpr uint64_t kSamples = 16;
 constexpr size_t kKeptSlots = 2;
 constexpr uint64_t kDefaultBudget = 200u * 1000 * 1000;
 // Scratch of one lane: the largest that the descriptors of real kernels ask for is some kilobytes.
@@ -137,10 +136,10 @@ private:
         for (uint32_t n = 0; n < count; ++n) timing.units.push_back(static_cast<uint32_t>(static_cast<uint64_t>(n) * timing.units_used / count));
         for (uint32_t unit : timing.units) timing.timed_workgroups += (total_ - unit + timing.compute_units - 1) / timing.compute_units;
         timing.results.resize(count);
-        timing.sampled = request_.timing->sample;
+        timing.sampled = request_.timing->sample != 0;
         if (!timing.sampled) return;
         // Spread over the grid without following any period of it: multiples of the golden ratio.
-        for (uint64_t n = 1; n <= kSamples; ++n) {
+        for (uint64_t n = 1; n <= request_.timing->sample; ++n) {
             const double place = static_cast<double>(n) * 0.6180339887498949;
             const uint64_t id = static_cast<uint64_t>((place - std::floor(place)) * static_cast<double>(total_));
             if (!is_timed(id) && std::find(samples_.begin(), samples_.end(), id) == samples_.end()) samples_.push_back(id);

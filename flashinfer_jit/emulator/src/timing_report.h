@@ -10,7 +10,7 @@ namespace emu {
 
 struct TimingRequest {
     uint32_t most_units = 4;   // compute units to model; the workgroups of the others only run
-    bool sample = false;       // run only the modelled units, up to the limit, and a few workgroups to learn from: the launch's results are incomplete
+    uint32_t sample = 0;       // if not 0, only the modelled units run, up to the limit, and so many workgroups to learn from: the launch's results are incomplete
     CuModel::Options options;
 };
 
