@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from flashinfer_jit import emulator as emulator
     from flashinfer_jit import errors as errors
     from flashinfer_jit import prefill as prefill
+    from flashinfer_jit import quantization as quantization
     from flashinfer_jit import runtime as runtime
+    from flashinfer_jit.batch_prefill import (
+        BatchPrefillWithPagedKVCacheWrapper as BatchPrefillWithPagedKVCacheWrapper,
+    )
+    from flashinfer_jit.batch_prefill import (
+        BatchPrefillWithRaggedKVCacheWrapper as BatchPrefillWithRaggedKVCacheWrapper,
+    )
     from flashinfer_jit.cascade import merge_state as merge_state
     from flashinfer_jit.cascade import merge_state_in_place as merge_state_in_place
     from flashinfer_jit.cascade import merge_states as merge_states
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
     from flashinfer_jit.prefill import (
         single_prefill_with_kv_cache_return_lse as single_prefill_with_kv_cache_return_lse,
     )
+    from flashinfer_jit.quantization import packbits as packbits
+    from flashinfer_jit.quantization import segment_packbits as segment_packbits
     from flashinfer_jit.runtime import device as device
     from flashinfer_jit.runtime import use_stream as use_stream
 
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "BatchDecodeWithPagedKVCacheWrapper": "decode",
     "CUDAGraphBatchDecodeWithPagedKVCacheWrapper": "decode",
+    "BatchPrefillWithPagedKVCacheWrapper": "batch_prefill",
+    "BatchPrefillWithRaggedKVCacheWrapper": "batch_prefill",
     "cascade": "cascade",
     "decode": "decode",
     "device": "runtime",
@@ -49,8 +60,11 @@ _EXPORTS = {
     "merge_state_in_place": "cascade",
     "merge_states": "cascade",
     "on_compile": "jit.kernels",
+    "packbits": "quantization",
     "prefill": "prefill",
+    "quantization": "quantization",
     "runtime": "runtime",
+    "segment_packbits": "quantization",
     "single_decode_with_kv_cache": "decode",
     "single_prefill_with_kv_cache": "prefill",
     "single_prefill_with_kv_cache_return_lse": "prefill",

@@ -1,0 +1,188 @@
+"""Launching a plan of batched prefill: what both wrappers do with tensors."""
+
+from typing import Any
+
+import torch
+
+from flashinfer_jit import merge, validation
+from flashinfer_jit.attention_options import LOG2_E
+from flashinfer_jit.jit import kernels
+from flashinfer_jit.jit.key import KernelKey
+from flashinfer_jit.prefill_plan import PlanMade, PrefillPlanner
+from flashinfer_jit.prefill_problem import PrefillProblem
+
+Attention = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+
+
+class PrefillLauncher(PrefillPlanner):
+    """Base of the wrappers of batched prefill; see ``batch_prefill``."""
+
+    def run_return_lse(self, *args: Any, **kwargs: Any) -> Attention:
+        """Call ``run`` with ``return_lse=True``."""
+        return self.run(*args, **{**kwargs, "return_lse": True})  # type: ignore[attr-defined, no-any-return]
+
+    def forward_return_lse(self, *args: Any, **kwargs: Any) -> Attention:
+        """Call ``forward`` with ``return_lse=True``."""
+        return self.forward(*args, **{**kwargs, "return_lse": True})  # type: ignore[attr-defined, no-any-return]
+
+    def _refuse_run(self, args: tuple[Any, ...], **arguments: Any) -> None:
+        if args:
+            raise ValueError(f"run() got {len(args)} extra positional arguments, and the plan has no custom variant")
+        validation.refuse_given(arguments)
+
+    def _run(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        q_scale: Any,
+        k_scale: Any,
+        v_scale: Any,
+        out: torch.Tensor | None,
+        lse: torch.Tensor | None,
+        return_lse: bool,
+        window_left: int | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        plan = self._plan_made
+        if plan is None:
+            raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
+        problem = plan.problem
+        if window_left is not None and window_left != problem.logits.window_left:
+            raise ValueError(f"window_left={window_left} is not the planned one, {problem.logits.window_left}")
+        q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
+        seen = (q.shape, q_strides, q.dtype, q.device, k.shape, k_strides, k.dtype, k.device)
+        seen += (v.shape, v_strides, v.dtype, v.device)
+        addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
+            self._check_inputs(plan, q, k, v)
+            self._checked = seen
+        scale, output_scale, output_factor = problem.sm_scale, 1.0, None
+        if q_scale is not None or k_scale is not None:
+            for name, value in (("q_scale", q_scale), ("k_scale", k_scale)):
+                number, factor = _scale(name, value, problem, q)
+                scale *= number
+                if factor is not None:
+                    q = q * factor.to(q.dtype)
+            q_strides, addresses = q.stride(), (q.data_ptr(), addresses[1], addresses[2])
+        if v_scale is not None:
+            output_scale, output_factor = _scale("v_scale", v_scale, problem, q)
+        if sinks is not None and (
+            sinks.shape != (problem.num_qo_heads,) or sinks.dtype != torch.float32 or sinks.device != q.device
+        ):
+            raise ValueError(
+                f"Invalid sinks: expected [{problem.num_qo_heads}] torch.float32 on {q.device}, got "
+                f"{validation.shape_text(sinks)} {sinks.dtype} on {sinks.device}"
+            )
+        shape = (q.shape[0], problem.num_qo_heads, problem.config.head_dim_vo)
+        if out is None:
+            out = torch.empty(shape, dtype=problem.dtype_o, device=q.device)
+        else:
+            validation.check_result("out", out, shape, problem.dtype_o, q.device)
+            validation.check_rows("out", out)
+        if not return_lse:
+            lse = None
+        elif lse is None:
+            lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
+        else:
+            validation.check_result("lse", lse, shape[:2], torch.float32, q.device, contiguous=True)
+        if len(plan.work.work_items):
+            params = plan.params
+            params.q, params.k, params.v = addresses
+            params.o = out.data_ptr()
+            params.q_stride_n, params.q_stride_h, _ = q_strides
+            params.o_stride_n, params.o_stride_h, _ = out.stride()
+            if problem.page_size is None:
+                token_dim, head_dim = (0, 1) if self._kv_layout == "NHD" else (1, 0)
+            else:
+                token_dim, head_dim = (1, 2) if self._kv_layout == "NHD" else (2, 1)
+                params.k_stride_page, params.v_stride_page = k_strides[0], v_strides[0]
+            params.k_stride_n, params.k_stride_h = k_strides[token_dim], k_strides[head_dim]
+            params.v_stride_n, params.v_stride_h = v_strides[token_dim], v_strides[head_dim]
+            params.sm_scale_log2 = scale * LOG2_E
+            params.output_scale = output_scale
+            tensors = {"q": q, "k": k, "v": v, "o": out, **plan.tensors}
+            params.lse = params.sinks = None
+            if lse is not None:
+                params.lse = lse.data_ptr()
+                tensors["lse"] = lse
+            kernel = plan.kernel
+            if sinks is not None:
+                sinks = sinks.contiguous()
+                params.sinks = sinks.data_ptr()
+                tensors["sinks"] = sinks
+                kernel = kernels.get_kernel(problem.kernel_key(plan.tile, True), self._active)
+            self._active.launch(kernel, params, tensors, None)
+            if plan.has_merge:
+                self._merge(plan, problem.merge_key(sinks is not None), out, lse, sinks)
+        if output_factor is not None:
+            out.mul_(output_factor.to(out.dtype))
+        return out if lse is None else (out, lse)
+
+    def _merge(
+        self, plan: PlanMade, key: KernelKey, out: torch.Tensor, lse: torch.Tensor | None, sinks: torch.Tensor | None
+    ) -> None:
+        # Parts are scaled already.
+        merge.merge_partials(
+            self._active,
+            key,
+            plan.tensors["partial_o"],
+            plan.tensors["partial_lse"],
+            out,
+            lse,
+            num_rows=self._merging["merge_rows"].shape[0],
+            indptr=self._merging["merge_indptr"],
+            output_rows=self._merging["merge_rows"],
+            sinks=sinks,
+        )
+
+    def _check_inputs(self, plan: PlanMade, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Check q, k and v against the plan; tensors like those seen last are not checked again."""
+        problem, config = plan.problem, plan.problem.config
+        for name, tensor in (("q", q), ("k", k), ("v", v)):
+            if not isinstance(tensor, torch.Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        for name, type_name, tensor, dtype in (
+            ("q", "q", q, problem.dtype_q),
+            ("k", "kv", k, problem.dtype_kv),
+            ("v", "kv", v, problem.dtype_kv),
+        ):
+            if tensor.dtype != dtype:
+                raise ValueError(
+                    f"The dtype of {name} {tensor.dtype} does not match the {type_name}_data_type {dtype} specified in "
+                    "plan function."
+                )
+        validation.check_device(self._active, {"q": q, "k": k, "v": v})
+        if q.device != self._buffers.device:
+            raise ValueError(f"Invalid device of q: expected {self._buffers.device} as planned, got {q.device}")
+        expected = (plan.num_tokens, problem.num_qo_heads, config.head_dim_qk)
+        has_rows = q.ndim == 3 and (q.shape[0] >= expected[0] if self._use_cuda_graph else q.shape[0] == expected[0])
+        if not has_rows or tuple(q.shape[1:]) != expected[1:]:
+            raise ValueError(
+                f"Invalid shape of q: expected [qo_indptr[-1], num_qo_heads, head_dim_qk] = {list(expected)} as "
+                f"planned, got {validation.shape_text(q)}"
+            )
+        validation.check_rows("q", q)
+        self._check_kv(plan, k, v)
+
+    def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
+        raise NotImplementedError
+
+
+def _scale(name: str, scale: Any, problem: PrefillProblem, q: torch.Tensor) -> tuple[float, torch.Tensor | None]:
+    """Return a scale as a number, or 1 and a tensor to multiply by where it is per head or on a GPU: nothing waits."""
+    if scale is None:
+        return 1.0, None
+    if not isinstance(scale, torch.Tensor):
+        return validation.check_scale(name, scale), None
+    if scale.numel() == 1:
+        if scale.device.type == "cpu":
+            return validation.check_scale(name, scale.item()), None
+        return 1.0, scale.reshape(())
+    heads = problem.num_qo_heads if name == "q_scale" else problem.num_kv_heads
+    if scale.ndim != 1 or scale.shape[0] not in (heads, problem.num_qo_heads) or scale.device != q.device:
+        raise ValueError(
+            f"Invalid {name}: expected a number, or a tensor of one element or of one per head, [{heads}], on "
+            f"{q.device}, got {validation.shape_text(scale)} on {scale.device}"
+        )
+    return 1.0, scale.repeat_interleave(problem.num_qo_heads // scale.shape[0])[:, None]
