@@ -114,15 +114,20 @@ class PrefillLauncher(PrefillPlanner):
                 kernel = kernels.get_kernel(problem.kernel_key(plan.tile, True), self._active)
             self._active.launch(kernel, params, tensors, None)
             if plan.has_merge:
-                self._merge(plan, problem.merge_key(sinks is not None), out, lse, sinks)
+                self._merge(plan, problem.merge_key(sinks is not None), out, lse, sinks, output_scale)
         if output_factor is not None:
             out.mul_(output_factor.to(out.dtype))
         return out if lse is None else (out, lse)
 
     def _merge(
-        self, plan: PlanMade, key: KernelKey, out: torch.Tensor, lse: torch.Tensor | None, sinks: torch.Tensor | None
+        self,
+        plan: PlanMade,
+        key: KernelKey,
+        out: torch.Tensor,
+        lse: torch.Tensor | None,
+        sinks: torch.Tensor | None,
+        output_scale: float,
     ) -> None:
-        # Parts are scaled already.
         merge.merge_partials(
             self._active,
             key,
@@ -131,6 +136,7 @@ class PrefillLauncher(PrefillPlanner):
             out,
             lse,
             num_rows=self._merging["merge_rows"].shape[0],
+            output_scale=output_scale,
             indptr=self._merging["merge_indptr"],
             output_rows=self._merging["merge_rows"],
             sinks=sinks,
