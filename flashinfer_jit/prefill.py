@@ -18,13 +18,19 @@ from flashinfer_jit.attention_options import (
     scale_factor,
     softmax_scale,
 )
+from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.runtime.base import Runtime
 
-__all__ = ["single_prefill_with_kv_cache", "single_prefill_with_kv_cache_return_lse"]
+__all__ = [
+    "BatchPrefillWithPagedKVCacheWrapper",
+    "BatchPrefillWithRaggedKVCacheWrapper",
+    "single_prefill_with_kv_cache",
+    "single_prefill_with_kv_cache_return_lse",
+]
 
 DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -12,15 +12,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import conftest  # noqa: F401  (says where the tests' cache is)
-from emulated import (
-    test_batch_prefill,
-    test_batch_prefill_kernel,
-    test_merge,
-    test_prefill_kernel,
-    test_prefill_options,
-    test_single_decode,
-    test_single_prefill,
-)
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.machine import max_jobs
 from flashinfer_jit.warmup import compile_all
@@ -32,15 +23,6 @@ SUITES = [
     for path in sorted(EMULATED.glob("test_*.py"))
     if "def kernel_keys(" in path.read_text()
 ]
-SUITES = (
-    test_batch_prefill_kernel,
-    test_batch_prefill,
-    test_merge,
-    test_prefill_kernel,
-    test_prefill_options,
-    test_single_decode,
-    test_single_prefill,
-)
 
 
 def main() -> int:
