@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch, get_arch
@@ -173,7 +173,7 @@ def _read(path: Path) -> str:
         raise InvalidSettingError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _fail(path: Path, line: int, message: str) -> Any:
+def _fail(path: Path, line: int, message: str) -> NoReturn:
     raise InvalidSettingError(f"{path}, line {line}: {message}")
 
 
@@ -207,7 +207,7 @@ def _line_in_kernel(text: str, number: int, message: str, kernel: Mapping[str, A
     shorts = {long_name: short for short, long_names in SHORT.items() for long_name in long_names}
     for word in mentioned:
         for name in (word, shorts.get(word)):
-            if name in kernel:
+            if name is not None and name in kernel:
                 pattern = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
                 for n in range(heads[number] + 1, last):
                     if pattern.match(lines[n]):

@@ -144,6 +144,8 @@ def _source(key: KernelKey) -> tuple[str, str]:
 
 def _find(key: KernelKey, source_key: str) -> Entry | None:
     for folder in env.PREBUILT_PATH.get():
+        if not folder.is_dir():
+            warn_once(f"prebuilt {folder}", f"{env.PREBUILT_PATH.name}: there is no directory {folder}")
         entry = Cache(folder).lookup(key, source_key, None)
         if entry is not None:
             return entry
@@ -292,7 +294,12 @@ def _record(key: KernelKey) -> None:
     path = env.RECORD.get()
     if path is not None:
         line = key.canonical_json() + "\n"
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise InvalidSettingError(
+                f"{env.RECORD.name}={str(path)!r} is not allowed: expected a file to write to ({error.strerror})"
+            ) from None
         try:
             os.write(handle, line.encode())
         finally:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from flashinfer_jit import collect_env
+from flashinfer_jit import collect_env, env
 from flashinfer_jit.__main__ import main
 from flashinfer_jit.jit.kernels import build_kernel, find_entry
 from support import fake_hipcc
@@ -301,14 +301,31 @@ def test_a_wrong_option_is_one_line_and_status_2(options, message, capsys, cache
     assert message in captured.err and captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["FLASHINFER_JIT_DISABLE", "FLASHINFER_JIT_LOCK_TIMEOUT", "MAX_JOBS"])
-def test_a_wrong_variable_is_one_line_and_status_2(name, monkeypatch, cache_dir, capsys) -> None:
-    monkeypatch.setenv(name, "rubbish")
+def refused(var) -> bool:
+    """Whether the text that the tests use is a wrong value of this variable: paths and names may be anything."""
+    try:
+        var.parse(RUBBISH)
+        return False
+    except ValueError:
+        return True
+
+
+RUBBISH = "rub'bish"
+WRONG = [var for var in env.TABLE if refused(var)]
+
+
+def test_most_variables_can_be_wrong() -> None:
+    paths = {"CACHE_DIR", "PREBUILT_PATH", "HIPCC", "TEMPLATE_DIR", "RECORD"}
+    free = {env.PREFIX + name for name in paths} | {"HIPCC", "ROCM_PATH", "ROCM_HOME", "HIP_PATH", "XDG_CACHE_HOME"}
+    assert {var.name for var in env.TABLE} - {var.name for var in WRONG} == free
+
+
+@pytest.mark.parametrize("var", WRONG, ids=lambda var: var.name)
+def test_a_wrong_variable_is_one_line_and_status_2(var, monkeypatch, cache_dir, capsys) -> None:
+    monkeypatch.setenv(var.name, RUBBISH)
     assert main(["show-config"]) == 2
     captured = capsys.readouterr()
-    assert (
-        captured.err.startswith(f"error: {name}='rubbish' is not allowed: expected ") and captured.err.count("\n") == 1
-    )
+    assert captured.err == f"error: {var.name}={RUBBISH!r} is not allowed: expected {var.allowed}\n"
 
 
 @pytest.mark.parametrize(

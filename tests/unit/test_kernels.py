@@ -186,6 +186,21 @@ def test_used_kernels_are_recorded_once_a_process(hipcc, loads, monkeypatch, tmp
     assert [kernels.key_from_dict(json.loads(line)) for line in lines] == [KEY, vector_add_key(factor=2)]
 
 
+def test_a_record_that_cannot_be_written_is_a_wrong_setting(hipcc, loads, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FLASHINFER_JIT_RECORD", str(tmp_path / "none" / "record"))
+    with pytest.raises(
+        InvalidSettingError, match="FLASHINFER_JIT_RECORD=.*/none/record' is not allowed: expected a file"
+    ):
+        get_kernel(KEY, FakeRuntime())
+
+
+def test_a_prebuilt_folder_that_is_not_there_is_said_once(hipcc, monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setenv("FLASHINFER_JIT_PREBUILT_PATH", str(tmp_path / "none"))
+    for factor in (1, 2):
+        build_kernel(vector_add_key(factor=factor))
+    assert caplog.text.count(f"FLASHINFER_JIT_PREBUILT_PATH: there is no directory {tmp_path / 'none'}") == 1
+
+
 def test_misspelt_variables_are_named_at_the_first_kernel(hipcc, monkeypatch, caplog) -> None:
     monkeypatch.setattr(kernels, "_started", False)
     monkeypatch.setenv("FLASHINFER_JIT_CACHEDIR", "/x")
