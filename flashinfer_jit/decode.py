@@ -82,7 +82,7 @@ def single_decode_with_kv_cache(
     ----------
     q : torch.Tensor
         Queries, ``[num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will do whose
-        last one is 1 and whose others are multiples of 16 bytes; nothing is copied.
+        last one is 1; rows that do not start at multiples of 16 bytes are copied first, with a warning.
     k : torch.Tensor
         Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND, of the
         dtype of ``q`` or of any of the four fp8 dtypes, which are converted exactly on both architectures.
@@ -255,8 +255,9 @@ def _run(
         or strides > validation.MAX_TOKEN_STRIDE_BYTES // 2
         or not q_strides[1] == k_strides[2] == v_strides[2] == 1
     ):
-        for name, tensor in (("q", q), ("k", k), ("v", v)):
-            validation.check_rows(name, tensor)
+        q, k, v = (validation.aligned_rows(name, tensor) for name, tensor in (("q", q), ("k", k), ("v", v)))
+        q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
+        addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
         validation.check_token_stride("k", k, token_dim)
         validation.check_token_stride("v", v, token_dim)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env
+from flashinfer_jit import env, log
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.runtime.base import Runtime
 
@@ -156,6 +156,26 @@ def check_rows(name: str, tensor: torch.Tensor) -> None:
                 f"Invalid strides of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and dimension "
                 f"{dim} has stride {tensor.stride(dim)} ({num_bytes} bytes); pass {name}.contiguous()"
             )
+
+
+def aligned_rows(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` if its rows start at multiples of 16 bytes, else a copy whose rows do, and say so once.
+
+    Raises ValueError if the last dimension is not contiguous: FlashInfer refuses that too.
+    """
+    if tensor.numel() == 0 or tensor.shape[-1] == 1 or tensor.stride(-1) == 1:
+        sizes = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+        steps = [stride * tensor.element_size() for size, stride in sizes if size > 1]
+        if not any(step % ROW_ALIGNMENT for step in (tensor.data_ptr(), *steps)):
+            return tensor
+        log.warn_once(
+            f"unaligned {name}",
+            f"rows of {name} do not start at multiples of {ROW_ALIGNMENT} bytes (strides {list(tensor.stride())} of "
+            f"{tensor.element_size()}-byte elements): such tensors are copied at every call",
+        )
+        return tensor.clone(memory_format=torch.contiguous_format)
+    check_rows(name, tensor)
+    return tensor
 
 
 def check_token_stride(name: str, tensor: torch.Tensor, token_dim: int) -> None:
