@@ -17,9 +17,14 @@ from typing import Any
 
 from flashinfer_jit import plan
 from flashinfer_jit.command_line import Parser, arch_list, argument, positive, run
-from flashinfer_jit.errors import FlashInferJitError, UnsupportedConfigError
+from flashinfer_jit.errors import (
+    FlashInferJitError,
+    ToolchainNotFoundError,
+    UnsafeCacheError,
+    UnsupportedConfigError,
+)
 from flashinfer_jit.jit.arch import ARCHS, Arch
-from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry
+from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry, user_root
 from flashinfer_jit.jit.config import ALLOWED, KernelConfig
 from flashinfer_jit.jit.files import public_mkdir
 from flashinfer_jit.jit.kernels import KernelKey, build_kernel, find_entry, lookup_in
@@ -130,7 +135,12 @@ def _compile(key: KernelKey, output: Cache | None = None) -> Outcome:
         entry = found or build_kernel(key)
         if output is not None:
             entry = output.export(entry, key)
+        elif found is None and not entry.directory.is_relative_to(user_root()):
+            return outcome("failed", None, f"{user_root()} cannot be written: compiled, but lost when this ends")
         return outcome("compiled" if found is None else "cached", entry)
+    except (ToolchainNotFoundError, UnsafeCacheError):
+        # These hold for every kernel alike: said once, not once for each.
+        raise
     except FlashInferJitError as error:
         return outcome("failed", None, str(error))
     except OSError as error:

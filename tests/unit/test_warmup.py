@@ -187,6 +187,28 @@ def test_a_terminal_shows_a_bar_that_moves(hipcc, capsys, monkeypatch) -> None:
     assert "3/3" in terminal.getvalue() and "compiled vector_add" not in terminal.getvalue()
 
 
+def test_a_missing_compiler_is_said_once(cache_dir, vector_add_template, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FLASHINFER_JIT_HIPCC", "/nowhere/hipcc")
+    assert main(keys_as_options(1, 2, 3)) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("/nowhere/hipcc") == 1 and not captured.out
+
+
+def test_a_cache_that_others_can_write_is_said_once(hipcc, cache_dir, capsys) -> None:
+    cache_dir.mkdir()
+    cache_dir.chmod(0o777)
+    assert main(keys_as_options(1, 2, 3)) == 1
+    assert capsys.readouterr().err.count("can be written by other users") == 1
+
+
+def test_what_cannot_be_kept_is_not_called_warm(hipcc, cache_dir, tmp_path, capsys) -> None:
+    cache_dir.write_text("not a directory")
+    assert main(keys_as_options(1)) == 1
+    assert f"{cache_dir} cannot be written: compiled, but lost when this ends" in capsys.readouterr().out
+    # A folder to be shipped can be written all the same.
+    assert main([*keys_as_options(2), "--output", str(tmp_path / "out")]) == 0
+
+
 # A folder to be shipped
 
 
