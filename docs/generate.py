@@ -174,7 +174,24 @@ def _markdown(text: str) -> list[str]:
     return [re.sub(r":math:`([^`]*)`", r"$\1$", line.replace("``", "`")).rstrip() for line in out]
 
 
-PAGES = {"environment.md": environment, "presets.md": models, "api.md": api}
+BEGIN, END = "<!-- kernel: written by make docs -->\n", "<!-- end of kernel -->\n"
+GOLDEN = HERE.parent / "tests" / "golden" / "gfx942-prefill-main.hip"
+
+
+def readme() -> str:
+    """Return the README with the heart of a generated kernel between its marks, as the golden file has it."""
+    text = (HERE.parent / "README.md").read_text()
+    lines = GOLDEN.read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if "if (view.touches(" in line)
+    indent = len(lines[first]) - len(lines[first].lstrip())
+    last = next(n for n in range(first, len(lines)) if lines[n] == " " * indent + "}")
+    excerpt = "".join(line[indent:] + "\n" if line.startswith(" ") else line + "\n" for line in lines[first : last + 1])
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}```cpp\n{excerpt}```\n{END}{after}"
+
+
+PAGES = {"../README.md": readme, "environment.md": environment, "presets.md": models, "api.md": api}
 
 
 def main() -> int:
