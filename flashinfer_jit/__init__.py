@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flashinfer_jit import decode as decode
     from flashinfer_jit import emulator as emulator
     from flashinfer_jit import errors as errors
+    from flashinfer_jit import page as page
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import quantization as quantization
     from flashinfer_jit import runtime as runtime
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from flashinfer_jit.decode import single_decode_with_kv_cache as single_decode_with_kv_cache
     from flashinfer_jit.jit.kernels import freeze as freeze
     from flashinfer_jit.jit.kernels import on_compile as on_compile
+    from flashinfer_jit.page import append_paged_kv_cache as append_paged_kv_cache
+    from flashinfer_jit.page import append_paged_mla_kv_cache as append_paged_mla_kv_cache
+    from flashinfer_jit.page import get_batch_indices_positions as get_batch_indices_positions
+    from flashinfer_jit.page import get_seq_lens as get_seq_lens
     from flashinfer_jit.prefill import single_prefill_with_kv_cache as single_prefill_with_kv_cache
     from flashinfer_jit.prefill import (
         single_prefill_with_kv_cache_return_lse as single_prefill_with_kv_cache_return_lse,
@@ -49,6 +54,8 @@ _EXPORTS = {
     "CUDAGraphBatchDecodeWithPagedKVCacheWrapper": "decode",
     "BatchPrefillWithPagedKVCacheWrapper": "batch_prefill",
     "BatchPrefillWithRaggedKVCacheWrapper": "batch_prefill",
+    "append_paged_kv_cache": "page",
+    "append_paged_mla_kv_cache": "page",
     "cascade": "cascade",
     "decode": "decode",
     "device": "runtime",
@@ -56,11 +63,14 @@ _EXPORTS = {
     "errors": "errors",
     "fast_decode_plan": "decode",
     "freeze": "jit.kernels",
+    "get_batch_indices_positions": "page",
+    "get_seq_lens": "page",
     "merge_state": "cascade",
     "merge_state_in_place": "cascade",
     "merge_states": "cascade",
     "on_compile": "jit.kernels",
     "packbits": "quantization",
+    "page": "page",
     "prefill": "prefill",
     "quantization": "quantization",
     "runtime": "runtime",

@@ -285,6 +285,67 @@ class MergeStatesConfig(KernelConfig):
         return f"merge_states-{DTYPE_SLUGS[self.dtype_in]}-d{self.head_dim}{out}{sinks}"
 
 
+@register_config
+@dataclass(frozen=True)
+class AppendPagedKvConfig(KernelConfig):
+    """The kernel that appends keys and values to a paged cache, as they are or rounded to fp8.
+
+    Attributes
+    ----------
+    dtype_in, dtype_cache : str
+        Torch dtype names; they are the same, or the cache's is an fp8 dtype.
+    head_dim_k, head_dim_v : int
+        Elements of a head, multiples of 8.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a value that is not allowed.
+    """
+
+    kernel: ClassVar[str] = "append_paged_kv"
+
+    dtype_in: str
+    dtype_cache: str
+    head_dim_k: int
+    head_dim_v: int
+
+    def __post_init__(self) -> None:
+        allowed = (*ALLOWED["dtype_kv"], "float32")
+        if self.dtype_in not in allowed:
+            raise UnsupportedConfigError(f"dtype_in={self.dtype_in!r} is not allowed: {_one_of(allowed)}")
+        narrower = () if self.dtype_in in FP8_DTYPES else FP8_DTYPES
+        if self.dtype_cache not in (self.dtype_in, *narrower):
+            raise UnsupportedConfigError(
+                f"dtype_cache={self.dtype_cache!r} with dtype_in={self.dtype_in!r} is not allowed: "
+                f"{_one_of((self.dtype_in, *narrower))}"
+            )
+        for name in ("head_dim_k", "head_dim_v"):
+            value = getattr(self, name)
+            if type(value) is not int or not 8 <= value <= MAX_MERGED_HEAD_DIM or value % 8:
+                raise UnsupportedConfigError(
+                    f"{name}={value!r} is not allowed: expected 8 to {MAX_MERGED_HEAD_DIM} in steps of 8"
+                )
+
+    def slug(self) -> str:
+        """Return for example ``append_paged_kv-bf16-d128-cache_e4m3fn``."""
+        dims = str(self.head_dim_k) if self.head_dim_k == self.head_dim_v else f"{self.head_dim_k}x{self.head_dim_v}"
+        cache = "" if self.dtype_cache == self.dtype_in else f"-cache_{DTYPE_SLUGS[self.dtype_cache]}"
+        return f"append_paged_kv-{DTYPE_SLUGS[self.dtype_in]}-d{dims}{cache}"
+
+
+@register_config
+@dataclass(frozen=True)
+class BatchIndicesConfig(KernelConfig):
+    """The kernel that says of every new token which request it belongs to, and at which position."""
+
+    kernel: ClassVar[str] = "batch_indices"
+
+    def slug(self) -> str:
+        """Return ``batch_indices``: there is one."""
+        return "batch_indices"
+
+
 def _one_of(values: tuple[Any, ...]) -> str:
     return (
         ("expected one of " if len(values) > 1 else "expected ") + ", ".join(map(repr, values)) if values else "none is"

@@ -225,4 +225,43 @@ MERGE_STATES = _table(
     ("output_scale", "float", "factor of o"),
 )
 
-TABLES: dict[str, ParamsTable] = {table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES)}
+APPEND_PAGED_KV = _table(
+    "append_paged_kv",
+    ("k", "const void*", "[num_tokens, num_heads, head_dim_k]"),
+    ("v", "const void*", "[num_tokens, num_heads, head_dim_v]"),
+    ("k_cache", "void*", "pages of keys"),
+    ("v_cache", "void*", "pages of values"),
+    ("batch_indices", "const int32_t*", "[num_tokens]: the request of each; negative for a token to leave out"),
+    ("positions", "const int32_t*", "[num_tokens]: where in its request"),
+    ("kv_indptr", "const int32_t*", "[num_requests + 1]: where a request's pages begin in kv_indices"),
+    ("kv_indices", "const int32_t*", "page numbers"),
+    ("k_stride_n", "int64_t", "elements between tokens of k"),
+    ("k_stride_h", "int64_t", "elements between heads of k"),
+    ("v_stride_n", "int64_t", "elements between tokens of v"),
+    ("v_stride_h", "int64_t", "elements between heads of v"),
+    ("k_cache_stride_page", "int64_t", "elements between pages of k_cache"),
+    ("k_cache_stride_n", "int64_t", "elements between tokens of k_cache"),
+    ("k_cache_stride_h", "int64_t", "elements between heads of k_cache"),
+    ("v_cache_stride_page", "int64_t", "elements between pages of v_cache"),
+    ("v_cache_stride_n", "int64_t", "elements between tokens of v_cache"),
+    ("v_cache_stride_h", "int64_t", "elements between heads of v_cache"),
+    ("num_tokens", "int32_t", "tokens to append"),
+    ("num_heads", "int32_t", "heads of k and v"),
+    ("page_size", "int32_t", "tokens of a page"),
+    ("k_factor", "float", "factor of k: the reciprocal of its scale"),
+    ("v_factor", "float", "factor of v: the reciprocal of its scale"),
+)
+
+BATCH_INDICES = _table(
+    "batch_indices",
+    ("append_indptr", "const int32_t*", "[num_requests + 1]: where a request's new tokens begin"),
+    ("seq_lens", "const int32_t*", "[num_requests]: keys of a request, the new ones included"),
+    ("batch_indices", "int32_t*", "[num_tokens]: the request of each; -1 for tokens past the last"),
+    ("positions", "int32_t*", "[num_tokens]: where in its request; -1 likewise"),
+    ("num_requests", "int32_t", "requests"),
+    ("num_tokens", "int32_t", "tokens"),
+)
+
+TABLES: dict[str, ParamsTable] = {
+    table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES, APPEND_PAGED_KV, BATCH_INDICES)
+}
