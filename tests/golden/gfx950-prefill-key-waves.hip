@@ -259,18 +259,10 @@ __device__ __forceinline__ T buffer_load(BufferDescriptor rows, uint32_t offset)
     return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b128(descriptor, offset, 0, 0));
   } else if constexpr (sizeof(T) == 8) {
     return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b64(descriptor, offset, 0, 0));
-  } else if constexpr (sizeof(T) == 4) {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b32(descriptor, offset, 0, 0));
-  } else if constexpr (sizeof(T) == 2) {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b16(descriptor, offset, 0, 0));
   } else {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b8(descriptor, offset, 0, 0));
+    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b32(descriptor, offset, 0, 0));
   }
 }
-
-// Elements may lie at any multiple of their own size: strides are the caller's.
-template <typename T, int N>
-using Unaligned = T __attribute__((ext_vector_type(N), aligned(sizeof(T))));
 
 // The query heads that share a KV head are packed into rows: row r is query token r / kGroupSize, head r % kGroupSize of
 // the group. A tile of K and V then serves them all, and short queries still fill a tile.
@@ -390,7 +382,9 @@ struct Work {
   int kv_head;              // the KV head
   int first_row, num_rows;  // packed rows; num_rows is that of the request
   int first_key, end_key;   // first_key is a multiple of kBlockKv from the beginning of the chunk
-  int chunk;                // which chunk of the keys, where they are split
+  bool is_partial;          // whether the keys are split; then token t's share is first_partial + t * partial_stride
+  int first_partial, partial_stride;
+  static constexpr int first_token = 0;
 };
 
 __device__ __forceinline__ Work find_work(const Params& params) {
@@ -404,24 +398,20 @@ __device__ __forceinline__ Work find_work(const Params& params) {
   const int tile_and_chunk = workgroup / params.num_kv_heads;
   const int tile_from_end = tile_and_chunk / params.num_chunks;
   work.kv_head = workgroup - tile_and_chunk * params.num_kv_heads;
-  work.chunk = tile_and_chunk - tile_from_end * params.num_chunks;
+  const int chunk = tile_and_chunk - tile_from_end * params.num_chunks;
+  work.is_partial = params.partial_o != nullptr;
+  work.first_partial = chunk;
+  work.partial_stride = params.num_chunks;
   work.first_row = ((work.num_rows - 1) / kBlockQ - tile_from_end) * kBlockQ;
 
   // Keys that no row of the tile sees are not visited.
   const int last_row = min(work.first_row + kBlockQ, work.num_rows) - 1;
-  const int chunk_begin = work.chunk * params.kv_chunk_len;
+  const int chunk_begin = chunk * params.kv_chunk_len;
   const KeyRange first = visible_keys(params, work.first_row / kGroupSize, work.qo_len, work.kv_len);
   const KeyRange last = visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len);
   work.first_key = chunk_begin + max(first.first - chunk_begin, 0) / kBlockKv * kBlockKv;
   work.end_key = min(chunk_begin + params.kv_chunk_len, last.last + 1);
   return work;
-}
-
-// Where a row's query and result are, and where its share is if the keys are split.
-__device__ __forceinline__ int64_t output_row(const Work&, QueryRow row) { return row.token; }
-__device__ __forceinline__ bool is_partial(const Params& params, const Work&) { return params.partial_o != nullptr; }
-__device__ __forceinline__ int64_t partial_row(const Params& params, const Work& work, QueryRow row) {
-  return int64_t(row.token) * params.num_chunks + work.chunk;
 }
 
 __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& work, int row_wave) {
@@ -449,17 +439,11 @@ struct KeyRows {
 };
 
 // Those of the request and KV head that the workgroup has.
-__device__ __forceinline__ KeyRows k_rows(const Params& params, const Work& work) {
-  const int64_t first = work.kv_head * params.k_stride_h;
-  return {reinterpret_cast<uint64_t>(params.k) + first * sizeof(KvElement),
-          static_cast<uint32_t>(params.k_stride_n * sizeof(KvElement)), kHeadDimQk * sizeof(KvElement),
-          work.end_key};
-}
-__device__ __forceinline__ KeyRows v_rows(const Params& params, const Work& work) {
-  const int64_t first = work.kv_head * params.v_stride_h;
-  return {reinterpret_cast<uint64_t>(params.v) + first * sizeof(KvElement),
-          static_cast<uint32_t>(params.v_stride_n * sizeof(KvElement)), kHeadDimVo * sizeof(KvElement),
-          work.end_key};
+__device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& work, const void* tensor, int64_t stride_h,
+                                           int64_t stride_n, uint32_t columns) {
+  const int64_t first = work.kv_head * stride_h;
+  return {reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement),
+          static_cast<uint32_t>(stride_n * sizeof(KvElement)), columns * uint32_t(sizeof(KvElement)), work.end_key};
 }
 
 // An offset past the end of every tile.
@@ -530,8 +514,7 @@ struct DirectTile {
     for (int round = 0; round < kRounds; ++round) {
       const bool wave_loads = round * kRowsPerRound + wave_row < kBlockKv;
       if ((kBlockKv % kRowsPerRound == 0 || wave_loads) && lane_loads) {
-        LdsBytes* const place = tile + lds_offset + round * kRowsPerRound * Layout::kPitch;
-        load_to_lds(tile_rows, offsets[round], place);
+        load_to_lds(tile_rows, offsets[round], tile + lds_offset + round * kRowsPerRound * Layout::kPitch);
       }
     }
   }
@@ -545,7 +528,7 @@ using VTile = DirectTile<VLayout, false>;
 // The B operands of S^T = K Q^T: a lane holds its query row, 8 of every 16 elements.
 __device__ __forceinline__ void load_q(const Params& params, const Work& work, QueryRow row, int lane,
                                        Fragment (&q_frag)[kHeadSteps]) {
-  const Element* q = static_cast<const Element*>(params.q) + output_row(work, row) * params.q_stride_n +
+  const Element* q = static_cast<const Element*>(params.q) + (work.first_token + row.token) * params.q_stride_n +
                      row.head * params.q_stride_h;
 #pragma unroll
   for (int step = 0; step < kHeadSteps; ++step) {
@@ -609,15 +592,16 @@ __device__ __forceinline__ void store_row(const Params& params, const Work& work
                                           const Accumulator (&o_acc)[kColumnBlocks], RowState state, QueryRow row,
                                           int lane) {
   float row_sum = state.row_sum + from_other_half(state.row_sum);
-  const float output_scale = is_partial(params, work) ? 1.0f : params.output_scale;
+  const float output_scale = work.is_partial ? 1.0f : params.output_scale;
   const float factor = row_sum == 0.0f ? 0.0f : output_scale / row_sum;
   const float lse = state.row_max + __builtin_amdgcn_logf(row_sum);
-  if (is_partial(params, work)) {
-    const int64_t index = partial_row(params, work, row) * params.num_qo_heads + row.head;
+  if (work.is_partial) {
+    const int64_t partial_row = work.first_partial + int64_t(row.token) * work.partial_stride;
+    const int64_t index = partial_row * params.num_qo_heads + row.head;
     store_columns(o_acc, factor, params.partial_o + index * kHeadDimVo, lane);
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
-    const int64_t token = output_row(work, row);
+    const int64_t token = int64_t(work.first_token) + row.token;
     OutputElement* o =
         static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
@@ -647,8 +631,8 @@ extern "C" __global__ void
   const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
 
   // The first tile sets out, then Q: B operands of S^T = K Q^T.
-  KTile k_tile(k_rows(params, work), wave, lane);
-  VTile v_tile(v_rows(params, work), wave, lane);
+  KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, kHeadDimQk), wave, lane);
+  VTile v_tile(rows_of(params, work, params.v, params.v_stride_h, params.v_stride_n, kHeadDimVo), wave, lane);
   k_tile.load(work.first_key, lds);
   v_tile.load(work.first_key, lds + KLayout::kBytes);
   Fragment q_frag[kHeadSteps];

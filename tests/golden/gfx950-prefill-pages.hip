@@ -277,18 +277,10 @@ __device__ __forceinline__ T buffer_load(BufferDescriptor rows, uint32_t offset)
     return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b128(descriptor, offset, 0, 0));
   } else if constexpr (sizeof(T) == 8) {
     return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b64(descriptor, offset, 0, 0));
-  } else if constexpr (sizeof(T) == 4) {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b32(descriptor, offset, 0, 0));
-  } else if constexpr (sizeof(T) == 2) {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b16(descriptor, offset, 0, 0));
   } else {
-    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b8(descriptor, offset, 0, 0));
+    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b32(descriptor, offset, 0, 0));
   }
 }
-
-// Elements may lie at any multiple of their own size: strides are the caller's.
-template <typename T, int N>
-using Unaligned = T __attribute__((ext_vector_type(N), aligned(sizeof(T))));
 
 // The query heads that share a KV head are packed into rows: row r is query token r / kGroupSize, head r % kGroupSize of
 // the group. A tile of K and V then serves them all, and short queries still fill a tile.
@@ -411,7 +403,8 @@ struct Work {
   int kv_head;              // the KV head
   int first_row, num_rows;  // packed rows of the request: the tile is first_row .. num_rows - 1
   int first_key, end_key;   // first_key is a multiple of kBlockKv
-  int partial, partial_stride;
+  bool is_partial;          // whether the keys are split; then token t's share is first_partial + t * partial_stride
+  int first_partial, partial_stride;
   int first_page;  // in the page table
 };
 
@@ -431,8 +424,9 @@ __device__ __forceinline__ bool find_work(const Params& params, Work& work) {
   work.kv_head = workgroup - number * params.num_kv_heads;
   work.first_row = item[1];
   work.first_key = item[2];
-  work.partial = item[4];
+  work.is_partial = item[4] >= 0;
   work.partial_stride = item[5];
+  work.first_partial = item[4] - item[1] / kGroupSize * item[5];
   work.first_token = params.qo_indptr[work.request];
   work.qo_len = params.qo_indptr[work.request + 1] - work.first_token;
   work.first_page = params.paged_kv_indptr[work.request];
@@ -444,13 +438,6 @@ __device__ __forceinline__ bool find_work(const Params& params, Work& work) {
   work.num_rows = min(end_row, work.qo_len * kGroupSize);
   work.end_key = min(item[3], work.kv_len);
   return true;
-}
-
-// Where a row's query and result are, and where its share is if the keys are split.
-__device__ __forceinline__ int64_t output_row(const Work& work, QueryRow row) { return work.first_token + row.token; }
-__device__ __forceinline__ bool is_partial(const Params&, const Work& work) { return work.partial >= 0; }
-__device__ __forceinline__ int64_t partial_row(const Params&, const Work& work, QueryRow row) {
-  return work.partial + int64_t(row.token - work.first_row / kGroupSize) * work.partial_stride;
 }
 
 __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& work, int row_wave) {
@@ -483,6 +470,7 @@ struct KeyRows {
   uint32_t low[kKeyRegisters], high[kKeyRegisters];  // the addresses
 
   // Describes the granule whose first key in the tile is `key`, the same for all lanes; zeros follow the last key.
+  // All lanes have to be active: addresses are read across them.
   __device__ __forceinline__ BufferDescriptor describe(int key) const {
     uint32_t lane_low = low[0], lane_high = high[0];
 #pragma unroll
@@ -492,7 +480,7 @@ struct KeyRows {
     }
     const uint64_t first = static_cast<uint32_t>(__builtin_amdgcn_readlane(lane_low, key % kWaveSize)) |
                            static_cast<uint64_t>(__builtin_amdgcn_readlane(lane_high, key % kWaveSize)) << 32;
-    return describe_rows(first, min(keys_left - key, kPageGranule), stride_bytes, row_bytes);
+    return describe_rows(first, uniform(min(keys_left - key, kPageGranule)), stride_bytes, row_bytes);
   }
 
   // The row of a key of the tile, each lane its own.
@@ -511,17 +499,11 @@ struct KeyRows {
 };
 
 // Those of the KV head that the workgroup has.
-__device__ __forceinline__ KeyRows k_rows(const Params& params, const Work& work) {
-  return {reinterpret_cast<uint64_t>(params.k) + work.kv_head * params.k_stride_h * sizeof(KvElement),
-          params.k_stride_page * sizeof(KvElement),
-          static_cast<uint32_t>(params.k_stride_n * sizeof(KvElement)), kHeadDimQk * sizeof(KvElement),
-          work.end_key};
-}
-__device__ __forceinline__ KeyRows v_rows(const Params& params, const Work& work) {
-  return {reinterpret_cast<uint64_t>(params.v) + work.kv_head * params.v_stride_h * sizeof(KvElement),
-          params.v_stride_page * sizeof(KvElement),
-          static_cast<uint32_t>(params.v_stride_n * sizeof(KvElement)), kHeadDimVo * sizeof(KvElement),
-          work.end_key};
+__device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& work, const void* tensor, int64_t stride_h,
+                                           int64_t stride_n, uint32_t stride_page, uint32_t columns) {
+  return {reinterpret_cast<uint64_t>(tensor) + work.kv_head * stride_h * sizeof(KvElement),
+          stride_page * sizeof(KvElement), static_cast<uint32_t>(stride_n * sizeof(KvElement)),
+          columns * uint32_t(sizeof(KvElement)), work.end_key};
 }
 
 // The page table of the request. Page numbers travel a tile ahead of the loads that need them.
@@ -631,8 +613,9 @@ struct DirectTile {
   static constexpr int kRowsPerRound = kNumWaves / kLoadsPerRow * kRowsPerLoad;
   static constexpr int kRounds = (kBlockKv + kRowsPerRound - 1) / kRowsPerRound;
   static_assert(kNumWaves % kLoadsPerRow == 0);
-  // Whether the rows of a load are in one page; the order of keys keeps rows and keys within 16 of each other.
-  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule;
+  // Whether the rows of a load are in one page, whose address is then scalar; the order of keys keeps rows and keys within
+  // 16 of each other. Addresses of many pages would take all the scalar registers.
+  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule && (kPageGranule > 1 || kRounds <= 8);
 
   KeyRows rows;
   uint32_t offsets[kRounds];  // what this lane loads, in bytes from the tile's first key
@@ -670,24 +653,18 @@ struct DirectTile {
   }
 
   __device__ __forceinline__ void load(int, LdsBytes* tile) {
-    const uint8_t* sources[kRounds];
-    if constexpr (!kSharesPage) {
-      // All lanes take part, those that load nothing too: they may hold the address for another.
-#pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-        sources[round] = rows.row(key_of(round * kRowsPerRound + wave_row + lane_row)) + offsets[round];
-      }
-    }
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const bool wave_loads = round * kRowsPerRound + wave_row < kBlockKv;
-      if ((kBlockKv % kRowsPerRound == 0 || wave_loads) && lane_loads) {
-        LdsBytes* const place = tile + lds_offset + round * kRowsPerRound * Layout::kPitch;
-        if constexpr (kSharesPage) {
-          load_to_lds(rows.describe(granule(round)), offsets[round], place);
-        } else {
-          load_to_lds(sources[round], place);
-        }
+      if (kBlockKv % kRowsPerRound != 0 && !wave_loads) continue;
+      LdsBytes* const place = tile + lds_offset + round * kRowsPerRound * Layout::kPitch;
+      if constexpr (kSharesPage) {
+        const BufferDescriptor granule_rows = rows.describe(granule(round));
+        if (lane_loads) load_to_lds(granule_rows, offsets[round], place);
+      } else {
+        // All lanes take part, those that load nothing too: they may hold the address for another.
+        const uint8_t* const row = rows.row(key_of(round * kRowsPerRound + wave_row + lane_row));
+        if (lane_loads) load_to_lds(row + offsets[round], place);
       }
     }
   }
@@ -701,7 +678,7 @@ using VTile = DirectTile<VLayout, false>;
 // The B operands of S^T = K Q^T: a lane holds its query row, 8 of every 16 elements.
 __device__ __forceinline__ void load_q(const Params& params, const Work& work, QueryRow row, int lane,
                                        Fragment (&q_frag)[kHeadSteps]) {
-  const Element* q = static_cast<const Element*>(params.q) + output_row(work, row) * params.q_stride_n +
+  const Element* q = static_cast<const Element*>(params.q) + (work.first_token + row.token) * params.q_stride_n +
                      row.head * params.q_stride_h;
 #pragma unroll
   for (int step = 0; step < kHeadSteps; ++step) {
@@ -730,15 +707,16 @@ __device__ __forceinline__ void store_row(const Params& params, const Work& work
                                           const Accumulator (&o_acc)[kColumnBlocks], RowState state, QueryRow row,
                                           int lane) {
   float row_sum = state.row_sum + from_other_half(state.row_sum);
-  const float output_scale = is_partial(params, work) ? 1.0f : params.output_scale;
+  const float output_scale = work.is_partial ? 1.0f : params.output_scale;
   const float factor = row_sum == 0.0f ? 0.0f : output_scale / row_sum;
   const float lse = state.row_max + __builtin_amdgcn_logf(row_sum);
-  if (is_partial(params, work)) {
-    const int64_t index = partial_row(params, work, row) * params.num_qo_heads + row.head;
+  if (work.is_partial) {
+    const int64_t partial_row = work.first_partial + int64_t(row.token) * work.partial_stride;
+    const int64_t index = partial_row * params.num_qo_heads + row.head;
     store_columns(o_acc, factor, params.partial_o + index * kHeadDimVo, lane);
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
-    const int64_t token = output_row(work, row);
+    const int64_t token = int64_t(work.first_token) + row.token;
     OutputElement* o =
         static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
@@ -769,8 +747,8 @@ extern "C" __global__ void
   const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
 
   // The first tile sets out, then Q: B operands of S^T = K Q^T.
-  KTile k_tile(k_rows(params, work), wave, lane);
-  VTile v_tile(v_rows(params, work), wave, lane);
+  KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, params.k_stride_page, kHeadDimQk), wave, lane);
+  VTile v_tile(rows_of(params, work, params.v, params.v_stride_h, params.v_stride_n, params.v_stride_page, kHeadDimVo), wave, lane);
   PageMap page_map(params, work, lane);
   page_map.prefetch(work.first_key);
   page_map.locate(work.first_key, k_tile.rows, v_tile.rows);
