@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env, merge, runtime, scheduler, validation
+from flashinfer_jit import env, merge, ops, runtime, scheduler, validation
 from flashinfer_jit.attention_options import (
     DTYPES_FP8,
     DTYPES_Q,
@@ -137,6 +137,24 @@ def single_decode_with_kv_cache(
     >>> flashinfer_jit.single_decode_with_kv_cache(q, k, v).shape
     torch.Size([32, 128])
     """
+    if torch.compiler.is_compiling():
+        o, lse = _single_decode(
+            q,
+            k,
+            v,
+            kv_layout=kv_layout,
+            pos_encoding_mode=pos_encoding_mode,
+            q_scale=q_scale,
+            k_scale=k_scale,
+            v_scale=v_scale,
+            window_left=window_left,
+            logits_soft_cap=logits_soft_cap,
+            sm_scale=sm_scale,
+            rope_scale=rope_scale,
+            rope_theta=rope_theta,
+            return_lse=bool(return_lse),
+        )
+        return (o, lse) if return_lse else o
     active = runtime.current()
     options = (kv_layout, pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta)
     problem = None
@@ -160,6 +178,27 @@ def single_decode_with_kv_cache(
         scale = softmax_scale(scale, sm_scale, ("q_scale", q_scale), ("k_scale", k_scale))
     output_scale = 1.0 if v_scale is None else validation.check_scale("v_scale", v_scale)
     return _run(active, problem, q, k, v, scale, output_scale, return_lse)
+
+
+# What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.
+_SCHEMA = """single_decode(Tensor q, Tensor k, Tensor v, *, str kv_layout, str pos_encoding_mode, float? q_scale,
+    float? k_scale, float? v_scale, int window_left, float? logits_soft_cap, float? sm_scale, float? rope_scale,
+    float? rope_theta, bool return_lse) -> (Tensor, Tensor)"""
+
+
+def _operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    result = single_decode_with_kv_cache(q, k, v, **options)
+    return result if isinstance(result, tuple) else (result, q.new_empty(0, dtype=torch.float32))
+
+
+def _fake(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: bool, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    o = q.new_empty((q.shape[0], v.shape[2]))
+    return o, q.new_empty(q.shape[:1] if return_lse else 0, dtype=torch.float32)
+
+
+_single_decode = ops.define(_SCHEMA, _operator, _fake)
 
 
 def _validate(

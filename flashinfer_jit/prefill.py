@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env, masks, merge, runtime, scheduler, validation
+from flashinfer_jit import env, masks, merge, ops, runtime, scheduler, validation
 from flashinfer_jit.attention_options import (
     DTYPES_FP8,
     DTYPES_Q,
@@ -169,6 +169,27 @@ def single_prefill_with_kv_cache(
     >>> flashinfer_jit.single_prefill_with_kv_cache(q, k, v, causal=True).shape
     torch.Size([77, 32, 128])
     """
+    if torch.compiler.is_compiling():
+        return _traced(
+            q,
+            k,
+            v,
+            (scale_q, scale_k, scale_v, k_scale, v_scale),
+            {"use_fp16_qk_reduction": use_fp16_qk_reduction or None, "kv_cache_sf": kv_cache_sf},
+            o_dtype=o_dtype,
+            custom_mask=custom_mask,
+            packed_custom_mask=packed_custom_mask,
+            causal=bool(causal),
+            kv_layout=kv_layout,
+            pos_encoding_mode=pos_encoding_mode,
+            sm_scale=sm_scale,
+            window_left=window_left,
+            logits_soft_cap=logits_soft_cap,
+            rope_scale=rope_scale,
+            rope_theta=rope_theta,
+            backend=backend,
+            return_lse=bool(return_lse),
+        )
     active = runtime.current()
     has_custom_mask = custom_mask is not None or packed_custom_mask is not None
     options = (
@@ -205,6 +226,64 @@ def single_prefill_with_kv_cache(
     if has_custom_mask:
         mask = masks.single_mask(custom_mask, packed_custom_mask, q.shape[0], k.shape[problem.kv_token_dim], q.device)
     return _run(active, problem, q, k, v, mask, scale, output_scale, return_lse)
+
+
+# What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.
+_SCHEMA = """single_prefill(Tensor q, Tensor k, Tensor v, *, ScalarType? o_dtype, Tensor? custom_mask,
+    Tensor? packed_custom_mask, bool causal, str kv_layout, str pos_encoding_mode, float? sm_scale, int window_left,
+    float? logits_soft_cap, float? rope_scale, float? rope_theta, str backend, bool return_lse, float? q_scale,
+    float? k_scale, float? v_scale, Tensor? q_scale_tensor, Tensor? k_scale_tensor, Tensor? v_scale_tensor)
+    -> (Tensor, Tensor)"""
+
+
+def _operator(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    q_scale: float | None,
+    k_scale: float | None,
+    v_scale: float | None,
+    q_scale_tensor: torch.Tensor | None,
+    k_scale_tensor: torch.Tensor | None,
+    v_scale_tensor: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = {
+        "scale_q": ops.join_scale(q_scale, q_scale_tensor),
+        "scale_k": ops.join_scale(k_scale, k_scale_tensor),
+        "scale_v": ops.join_scale(v_scale, v_scale_tensor),
+    }
+    result = single_prefill_with_kv_cache(q, k, v, **scales, **options)
+    return result if isinstance(result, tuple) else (result, q.new_empty(0, dtype=torch.float32))
+
+
+def _fake(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, o_dtype: torch.dtype | None, return_lse: bool, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    o = q.new_empty((*q.shape[:2], v.shape[2]), dtype=o_dtype or q.dtype)
+    return o, q.new_empty(q.shape[:2] if return_lse else 0, dtype=torch.float32)
+
+
+_single_prefill = ops.define(_SCHEMA, _operator, _fake)
+
+
+def _traced(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scales: tuple[Any, ...], unbuilt: dict[str, Any], **options: Any
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Put the call into the graph that is being traced."""
+    validation.refuse_given(unbuilt)
+    scale_q, scale_k, scale_v, k_scale, v_scale = scales
+    for name, scale, other in (("scale_k", scale_k, k_scale), ("scale_v", scale_v, v_scale)):
+        if scale is not None and other is not None:
+            raise ValueError(f"{name} and {name[-1]}_scale are the same scale: give one of them")
+    q_number, q_tensor = ops.split_scale(scale_q)
+    k_number, k_tensor = ops.split_scale(scale_k if k_scale is None else k_scale)
+    v_number, v_tensor = ops.split_scale(scale_v if v_scale is None else v_scale)
+    numbers = {"q_scale": q_number, "k_scale": k_number, "v_scale": v_number}
+    tensors = {"q_scale_tensor": q_tensor, "k_scale_tensor": k_tensor, "v_scale_tensor": v_tensor}
+    o, lse = _single_prefill(q, k, v, **options, **numbers, **tensors)
+    return (o, lse) if options["return_lse"] else o
 
 
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import merge, validation
+from flashinfer_jit import merge, ops, validation
 from flashinfer_jit.attention_options import LOG2_E
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
@@ -44,6 +44,8 @@ class PrefillLauncher(PrefillPlanner):
         window_left: int | None,
         sinks: torch.Tensor | None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if torch.compiler.is_compiling():
+            return self._run_traced(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks)
         plan = self._plan_made
         if plan is None:
             raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
@@ -119,6 +121,38 @@ class PrefillLauncher(PrefillPlanner):
             out.mul_(output_factor.to(out.dtype))
         return out if lse is None else (out, lse)
 
+    def _run_traced(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        q_scale: Any,
+        k_scale: Any,
+        v_scale: Any,
+        out: torch.Tensor | None,
+        lse: torch.Tensor | None,
+        return_lse: bool,
+        window_left: int | None,
+        sinks: torch.Tensor | None,
+    ) -> Attention:
+        """Put the run into the graph that is being traced: allocations of results, and an operator that fills them."""
+        results = self._results
+        if results is None:
+            raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
+        num_heads, head_dim_vo, dtype_o = results
+        if out is None:
+            out = torch.empty((q.shape[0], num_heads, head_dim_vo), dtype=dtype_o, device=q.device)
+        if not return_lse:
+            lse = None
+        elif lse is None:
+            lse = torch.empty((q.shape[0], num_heads), dtype=torch.float32, device=q.device)
+        q_number, q_tensor = ops.split_scale(q_scale)
+        k_number, k_tensor = ops.split_scale(k_scale)
+        v_number, v_tensor = ops.split_scale(v_scale)
+        scales = (q_number, k_number, v_number, q_tensor, k_tensor, v_tensor)
+        _batch_prefill(self._number, q, k, v, out, lse, *scales, window_left, sinks)
+        return out if lse is None else (out, lse)
+
     def _merge(
         self,
         plan: PlanMade,
@@ -173,6 +207,40 @@ class PrefillLauncher(PrefillPlanner):
 
     def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
         raise NotImplementedError
+
+
+def _operator(
+    wrapper: int,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    q_scale: float | None,
+    k_scale: float | None,
+    v_scale: float | None,
+    q_scale_tensor: torch.Tensor | None,
+    k_scale_tensor: torch.Tensor | None,
+    v_scale_tensor: torch.Tensor | None,
+    window_left: int | None,
+    sinks: torch.Tensor | None,
+) -> None:
+    scales = (
+        ops.join_scale(q_scale, q_scale_tensor),
+        ops.join_scale(k_scale, k_scale_tensor),
+        ops.join_scale(v_scale, v_scale_tensor),
+    )
+    ops.object_of(wrapper)._run(q, k, v, *scales, out, lse, lse is not None, window_left, sinks)
+
+
+# The wrapper goes by a number, for operators take no objects; a traced graph keeps it as a constant.
+_batch_prefill = ops.define(
+    """batch_prefill_run(int wrapper, Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!)? lse, float? q_scale,
+    float? k_scale, float? v_scale, Tensor? q_scale_tensor, Tensor? k_scale_tensor, Tensor? v_scale_tensor,
+    int? window_left, Tensor? sinks) -> ()""",
+    _operator,
+    ops.no_results,
+)
 
 
 def _scale(name: str, scale: Any, problem: PrefillProblem, q: torch.Tensor) -> tuple[float, torch.Tensor | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flashinfer_jit import batch_masks, env, page_table, runtime, scheduler, validation
+from flashinfer_jit import batch_masks, env, ops, page_table, runtime, scheduler, validation
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.plan_buffers import PlanBuffers, partial_rows
@@ -92,6 +92,9 @@ class PrefillPlanner:
         self._graph_tiles: dict[Any, tiling.TileConfig] = {}
         self._buffers = PlanBuffers(self._active, float_workspace_buffer)
         self._plan_made: PlanMade | None = None
+        # What tracing needs: the wrapper's number, and heads, head dimension and dtype of results.
+        self._number = ops.number_of(self)
+        self._results: tuple[int, int, torch.dtype] | None = None
         self._checked: tuple[Any, ...] | None = None
 
     # Attributes that serving engines read.
@@ -141,7 +144,7 @@ class PrefillPlanner:
             Contiguous device memory of any dtype.
         """
         self._buffers = PlanBuffers(self._active, float_workspace_buffer, int_workspace_buffer)
-        self._plan_made = None
+        self._plan_made = self._results = None
 
     def end_forward(self) -> None:
         """Do nothing: FlashInfer's older form."""
@@ -150,7 +153,7 @@ class PrefillPlanner:
 
     def _begin_plan(self, use_fp16_qk_reduction: Any, token_pos_in_items_len: Any, **arguments: Any) -> None:
         """Forget the older plan, which is not to be run if this one fails, and refuse what no kernel honours."""
-        self._plan_made = None
+        self._plan_made = self._results = None
         _refuse_unbuilt(use_fp16_qk_reduction, token_pos_in_items_len, **arguments)
 
     def _read_indptr(self, name: str, indptr: Any) -> Int32Array:
@@ -304,6 +307,7 @@ class PrefillPlanner:
             rope_decay=logits.rope_decay,
         )
         self._merging = merging
+        self._results = (num_heads, head_dim_vo, problem.dtype_o)
         self._plan_made = PlanMade(
             problem=problem,
             options=options,

@@ -1,0 +1,89 @@
+"""torch.compile: calls are operators of one full graph, and give what they give in eager mode."""
+
+import pytest
+import torch
+
+import flashinfer_jit
+from emulated import test_batch_prefill
+from flashinfer_jit import emulator
+
+
+@pytest.fixture(autouse=True)
+def on_arch(arch):
+    with emulator.use_arch(arch):
+        torch.compiler.reset()
+        yield
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).half()
+
+
+def same_compiled(function, *args):
+    """Run ``function`` in eager mode and as one full graph; both must agree bit for bit."""
+    eager = function(*args)
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*args)
+    for a, b in zip(eager, compiled, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_single_prefill():
+    q, k, v = random(20, 4, 64), random(50, 2, 64, seed=1), random(50, 2, 64, seed=2)
+
+    def layer(q, k, v):
+        o, lse = flashinfer_jit.single_prefill_with_kv_cache_return_lse(q * 2, k, v, causal=True, scale_v=0.5)
+        return o + flashinfer_jit.single_prefill_with_kv_cache(q, k, v, k_scale=torch.tensor(0.5)), lse
+
+    same_compiled(layer, q, k, v)
+
+
+def test_single_decode():
+    q, k, v = random(4, 64), random(50, 2, 64, seed=1), random(50, 2, 64, seed=2)
+
+    def layer(q, k, v):
+        o, lse = flashinfer_jit.single_decode_with_kv_cache(q * 2, k, v, return_lse=True, k_scale=0.5)
+        return o + flashinfer_jit.single_decode_with_kv_cache(q, k, v), lse
+
+    same_compiled(layer, q, k, v)
+
+
+@pytest.mark.parametrize("case", [test_batch_prefill.RAGGED, test_batch_prefill.PAGED], ids=str)
+def test_batch_prefill_wrappers(case):
+    batch = test_batch_prefill.make(case)
+    wrapper = batch.wrapper()
+    batch.plan(wrapper)
+
+    def layer(q, k, v):
+        caches = ((k, v),) if case.page_size else (k, v)
+        out = torch.empty_like(q)
+        wrapper.run(q, *caches, out=out, v_scale=2.0)
+        return (*wrapper.run(q * 2, *caches, return_lse=True), out + 1)
+
+    same_compiled(layer, batch.q, *batch.caches)
+
+
+def test_operators_are_what_their_schemas_say():
+    """PyTorch's own checks: results alias nothing, only what is named is written, fakes have the real shapes."""
+    namespace = torch.ops.flashinfer_jit
+    q, k, v = random(20, 4, 64), random(50, 2, 64, seed=1), random(50, 2, 64, seed=2)
+    layout = {"kv_layout": "NHD", "pos_encoding_mode": "NONE", "sm_scale": None, "window_left": -1}
+    none = ("logits_soft_cap", "rope_scale", "rope_theta", "q_scale", "k_scale", "v_scale")
+    common = layout | dict.fromkeys(none)
+    tensors = ("o_dtype", "custom_mask", "packed_custom_mask", "q_scale_tensor", "k_scale_tensor", "v_scale_tensor")
+    prefill = common | dict.fromkeys(tensors) | {"causal": True, "backend": "auto"}
+    for return_lse in (False, True):
+        torch.library.opcheck(namespace.single_prefill.default, (q, k, v), prefill | {"return_lse": return_lse})
+        torch.library.opcheck(namespace.single_decode.default, (q[0], k, v), common | {"return_lse": return_lse})
+    batch = test_batch_prefill.make(test_batch_prefill.RAGGED)
+    wrapper = batch.wrapper()
+    batch.plan(wrapper)
+    out, lse = torch.empty_like(batch.q), torch.empty(batch.q.shape[:2])
+    arguments = (wrapper._number, batch.q, *batch.caches, out, lse, *[None] * 8)
+    torch.library.opcheck(namespace.batch_prefill_run.default, arguments)
+
+
+def test_a_graph_outlives_no_wrapper():
+    batch = test_batch_prefill.make(test_batch_prefill.RAGGED)
+    number = batch.wrapper()._number
+    with pytest.raises(RuntimeError, match="keep the wrapper alive"):
+        flashinfer_jit.ops.object_of(number)
