@@ -4,59 +4,18 @@ import numpy as np
 
 from emulated import isa_encoding as code
 from emulated.isa_cases import DESTINATION, DWORD, SCALAR_DESTINATION, SCALAR_RESULT, Case, Source
-from emulated.isa_operands import E64_BASE, Operand, names, signature
+from emulated.isa_modifiers import (
+    DPP_CONTROLS,
+    NEITHER_SDWA_NOR_DPP,
+    NO_CLAMP,
+    NO_SDWA,
+    OP_SEL,
+    SATURATING,
+    SDWA_SELECTS,
+    WHOLE_DWORDS,
+)
+from emulated.isa_operands import E64_BASE, Operand, signature
 from emulated.isa_registers import PAIRS, SCALAR_POOLS, VECTOR_POOLS
-
-SDWA_SELECTS = (0, 1, 2, 3, 4, 5, DWORD)
-# Every control of the manual's DPP_CTRL table, the ranges by samples.
-DPP_CONTROLS = (
-    *(0x00, 0x1B, 0xB1, 0x4E, 0xE4),
-    *(0x101, 0x103, 0x108, 0x10F, 0x111, 0x112, 0x114, 0x118, 0x11F, 0x121, 0x125, 0x128, 0x12F),
-    *(0x130, 0x134, 0x138, 0x13C, 0x140, 0x141, 0x142, 0x143, 0x150, 0x153, 0x15F),
-)
-
-# Instructions whose result is not one value per lane, or whose manual text forbids sub-dword and cross-lane operands.
-_NEITHER_SDWA_NOR_DPP = (
-    "readfirstlane",
-    "swap",
-    "permlane",
-    "dot",
-    "accvgpr",
-    "fmamk",
-    "fmaak",
-    "madmk",
-    "madak",
-    "clrexcp",
-    "fp8",
-    "bf8",
-)
-_NO_SDWA = ("_mac_", "_fmac_", "pk_fmac")
-# VOP3 instructions of GFX9 and later with 16-bit operands: op_sel picks halves. The e64 copies of VOP1 and VOP2 have
-# none.
-OP_SEL = names(
-    """
-    v_mad_f16 v_mad_u16 v_mad_i16 v_fma_f16 v_div_fixup_f16 v_min3_f16 v_min3_i16 v_min3_u16 v_max3_f16 v_max3_i16
-    v_max3_u16 v_med3_f16 v_med3_i16 v_med3_u16 v_add_i16 v_sub_i16 v_mad_u32_u16 v_mad_i32_i16 v_pack_b32_f16
-    v_cvt_pknorm_i16_f16 v_cvt_pknorm_u16_f16 v_bitop3_b16 v_cvt_sr_f16_f32 v_cvt_sr_bf16_f32
-    """
-)
-# VOP3P instructions that read whole dwords: no halves to select (the manual forbids op_sel on dot products).
-_WHOLE_DWORDS = ("dot",)
-# Integer instructions that saturate under clamp, and floats whose result clamp would not bound.
-SATURATING = names(
-    """
-    v_add_u32 v_sub_u32 v_subrev_u32 v_add_u16 v_sub_u16 v_subrev_u16 v_add_i32 v_sub_i32 v_add_i16 v_sub_i16
-    v_mad_u16 v_mad_i16 v_mad_u32_u24 v_mad_i32_i24 v_mad_u32_u16 v_mad_i32_i16 v_pk_add_u16 v_pk_sub_u16
-    v_pk_add_i16 v_pk_sub_i16 v_pk_mad_u16 v_pk_mad_i16 v_dot2_i32_i16 v_dot2_u32_u16 v_dot4_i32_i8 v_dot4_u32_u8
-    v_dot8_i32_i4 v_dot8_u32_u4
-    """
-)
-NO_CLAMP = names(
-    """
-    v_frexp_mant_f32 v_frexp_mant_f64 v_frexp_mant_f16 v_cvt_sr_f16_f32 v_cvt_sr_bf16_f32
-    """
-)
-
 
 _SCALAR = ("SOP1", "SOP2", "SOPC", "SOPK")
 
@@ -185,6 +144,11 @@ class Generator:
                 source.half = self.flag()
         if self.name in OP_SEL and case.signature.destination and case.signature.destination.width == 16:
             case.dst_half = self.flag()
+        if "bitop3" in self.name:  # the modifiers are the truth table
+            for source in case.sources:
+                if source:
+                    source.neg, source.abs = self.flag(), self.flag()
+            case.omod = self.pick(range(4))
         destination = case.signature.destination
         if (
             output
@@ -296,7 +260,7 @@ class Generator:
         for number, source in enumerate(case.sources):
             if source is None:
                 continue
-            halves = (source.operand.packed or mix) and not any(word in self.name for word in _WHOLE_DWORDS)
+            halves = (source.operand.packed or mix) and not any(word in self.name for word in WHOLE_DWORDS)
             source.half, source.half_hi = halves and self.flag(), not halves or self.flag()
             if source.code < 256 and source.operand.packed and source.operand.width == 64:
                 source.half = source.half_hi = self.flag()  # a constant fills the pair in ways that only this hides
@@ -364,11 +328,12 @@ class Generator:
         assert first is not None
         case.dpp = (control, int(self.flag()), self.pick((15, 15, 15, 5, 10, 12, 1)), self.pick((15, 15, 15, 5, 9, 14)))
         vsrc1 = second.code - code.VGPR if second else 0
-        base = (
-            code.vop1(self.opcode, DESTINATION, 0)
-            if self.encoding == "VOP1"
-            else code.vop2(self.opcode, DESTINATION, 0, vsrc1)
-        )
+        if self.encoding == "VOPC":
+            base = code.vopc(self.opcode, 0, vsrc1)
+        elif self.encoding == "VOP1":
+            base = code.vop1(self.opcode, DESTINATION, 0)
+        else:
+            base = code.vop2(self.opcode, DESTINATION, 0, vsrc1)
         control, bound, rows, banks = case.dpp
         neg = sum(1 << n for n, source in enumerate(case.sources[:2]) if source and source.neg)
         abs_ = sum(1 << n for n, source in enumerate(case.sources[:2]) if source and source.abs)
@@ -427,11 +392,9 @@ class Generator:
         operands = [operand for operand in (*described.sources, described.destination) if operand]
         if any(operand.width > 32 for operand in operands) or described.sources[0] is None:
             return False
-        if any(word in self.name for word in _NEITHER_SDWA_NOR_DPP):
+        if any(word in self.name for word in NEITHER_SDWA_NOR_DPP):
             return False
-        if form == "sdwa":
-            return not any(word in self.name for word in _NO_SDWA)
-        return self.encoding != "VOPC"  # GFX9 has no DPP compares
+        return form != "sdwa" or not any(word in self.name for word in NO_SDWA)
 
     def all(self, scale: int = 1) -> list[Case]:
         """The standard set for this row: every encoding form, several operand choices each."""

@@ -1,4 +1,4 @@
-"""Small vector programs over whole arrays: every lane loads its inputs, runs the instructions, stores one result."""
+"""Small programs: vector ones over whole arrays, and ones of a single wave whose scalar registers count."""
 
 from collections.abc import Sequence
 
@@ -34,3 +34,23 @@ def run_lanes(body: str, inputs: Sequence[np.ndarray], arch: str) -> np.ndarray:
     results = np.zeros(count, dtype=np.uint64)
     emulator.run(blob, "kernel", count // LANES, LANES, [np.stack(wide), results], arch=arch)
     return results
+
+
+# s[6:7] is the result buffer.
+PROLOGUE = """
+s_load_dwordx2 s[6:7], s[0:1], 0x0
+s_waitcnt lgkmcnt(0)
+v_and_b32_e32 v0, 63, v0
+"""
+
+
+def program(body: str, results: str, arch: str) -> list[int]:
+    """Runs `body` on one wave and returns the scalar registers that `results` names, and then v4 of all lanes."""
+    lines = [PROLOGUE, body, "s_mov_b64 exec, -1", "v_lshlrev_b32_e32 v1, 2, v0", "global_store_dword v1, v4, s[6:7]"]
+    for number, register in enumerate(results.split()):
+        lines += ["v_mov_b32_e32 v2, 0", f"v_mov_b32_e32 v3, {register}"]
+        lines.append(f"global_store_dword v2, v3, s[6:7] offset:{256 + 4 * number}")
+    blob = assemble("\n".join([*lines, "s_endpgm", ""]), arch, arguments=["ptr"], directives=MODE)
+    memory = np.zeros(64 + 32, dtype=np.uint32)
+    emulator.run(blob, "kernel", 1, 64, [memory], arch=arch)
+    return [*map(int, memory[64 : 64 + len(results.split())]), *map(int, memory[:64])]

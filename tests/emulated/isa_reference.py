@@ -325,7 +325,7 @@ def _denormal(number: Fraction, width: int) -> np.uint64:
 _TWO_OVER_PI_BITS = 1201
 
 
-def _two_over_pi() -> int:
+def two_over_pi() -> int:
     """2 / pi as an integer of 1201 fractional bits (Machin's formula in integers)."""
     one = 1 << (_TWO_OVER_PI_BITS + 64)
 
@@ -343,7 +343,7 @@ def _two_over_pi() -> int:
 
 @reference("v_trig_preop_f64", reason="needs the 1201 bits of 2 / pi that the text only names")
 def _trig_preop(state: State) -> None:
-    table, exponents = _two_over_pi(), exponent(_float(state["S0"], 64))
+    table, exponents = two_over_pi(), exponent(_float(state["S0"], 64))
     results = []
     for biased, select in zip(exponents, state["S1"].bits & np.uint64(31), strict=True):
         shift = int(select) * 53 + max(0, int(biased) - 1077)

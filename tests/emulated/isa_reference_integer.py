@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emulated.isa_reference import REFERENCES, Reference, State, put
+from emulated.isa_reference import REFERENCES, Reference, State, put, reference
 from emulated.pseudocode.values import Value, fit, mask
 
 
@@ -73,3 +73,10 @@ for _name, _kind, _bits in (
     ("v_dot4_u32_u8", "U", 8), ("v_dot8_i32_i4", "I", 4), ("v_dot8_u32_u4", "U", 4),
 ):  # fmt: skip
     REFERENCES[_name] = Reference(_saturating(_dot(_kind, _bits), _kind, 32), _CLAMP_REASON)
+
+
+@reference("v_lshl_add_u64", reason="manual, notes: counts above 4 are taken for 0; the text shows three bits of them")
+def _lshl_add_u64(state: State) -> None:
+    count = state["S1"].bits & np.uint64(7)
+    shifted = state["S0"].bits << np.where(count > 4, np.uint64(0), count)
+    put(state, Value("U", 64, shifted + state["S2"].bits))

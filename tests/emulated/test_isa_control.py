@@ -5,31 +5,12 @@ import pytest
 
 from emulated import isa_encoding as code
 from emulated.assemble import assemble
+from emulated.isa_lanes import PROLOGUE, program
 from emulated.isa_machine import MODE
 from emulated.isa_optable import rows
 from emulated.isa_samples import samples
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
-
-# s[6:7] is the result buffer.
-PROLOGUE = """
-s_load_dwordx2 s[6:7], s[0:1], 0x0
-s_waitcnt lgkmcnt(0)
-v_and_b32_e32 v0, 63, v0
-"""
-
-
-def program(body: str, results: str, arch: str) -> list[int]:
-    """Runs `body` on one wave and returns the scalar registers that `results` names, and then v4 of all lanes."""
-    lines = [PROLOGUE, body, "s_mov_b64 exec, -1", "v_lshlrev_b32_e32 v1, 2, v0", "global_store_dword v1, v4, s[6:7]"]
-    for number, register in enumerate(results.split()):
-        lines += ["v_mov_b32_e32 v2, 0", f"v_mov_b32_e32 v3, {register}"]
-        lines.append(f"global_store_dword v2, v3, s[6:7] offset:{256 + 4 * number}")
-    blob = assemble("\n".join([*lines, "s_endpgm", ""]), arch, arguments=["ptr"], directives=MODE)
-    memory = np.zeros(64 + 32, dtype=np.uint32)
-    emulator.run(blob, "kernel", 1, 64, [memory], arch=arch)
-    return [*map(int, memory[64 : 64 + len(results.split())]), *map(int, memory[:64])]
-
 
 BRANCHES = {  # set-up that makes the branch taken, and that makes it fall through
     "s_cbranch_scc0": ("s_cmp_eq_u32 s6, s7", "s_cmp_eq_u32 s6, s6"),

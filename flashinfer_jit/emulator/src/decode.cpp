@@ -67,9 +67,11 @@ bool decode_scalar(Arch arch, const Reader& r, uint32_t w, Inst& i) {
         case 0x17D:
             i.enc = Enc::SOP1, i.op = find(arch, i.enc, bits(w, 15, 8)), i.dst = sdst, i.src[0] = src0;
             return take_literal(r, i, src0 == operand::literal);
-        case 0x17E:
+        case 0x17E: {
             i.enc = Enc::SOPC, i.op = find(arch, i.enc, bits(w, 22, 16)), i.src[0] = src0, i.src[1] = src1;
-            return take_literal(r, i, src0 == operand::literal || src1 == operand::literal);
+            constexpr uint32_t kSetGprIdxOn = 17;   // its second field is four bits, no operand
+            return take_literal(r, i, src0 == operand::literal || (src1 == operand::literal && bits(w, 22, 16) != kSetGprIdxOn));
+        }
         case 0x17F:
             i.enc = Enc::SOPP, i.op = find(arch, i.enc, bits(w, 22, 16)), i.offset = sign_extend(bits(w, 15, 0), 16);
             return true;
@@ -196,6 +198,8 @@ void decode_vop3(Arch arch, uint32_t w, uint32_t w1, Inst& i) {
     if (compare) i.sdst = bits(w, 6, 0), i.dst = operand::none;
     else if (writes_sgpr(*i.op)) i.dst = bits(w, 6, 0);
     if (i.op->flags & kAccumulates) i.src[2] = i.dst;
+    // Packed halves (v_dot2c, v_pk_fmac): abs negates the high ones, and no modifier reaches the accumulator.
+    if (i.op->src[0] == Type::pk16f || i.op->src[0] == Type::pkbf16) i.neg &= 3, i.neg_hi = i.abs & 3, i.abs = 0;
     imply_accumulators(i);
 }
 
@@ -228,6 +232,7 @@ bool decode_vop3p(Arch arch, const Reader& r, uint32_t w, uint32_t w1, Inst& i) 
     i.op_sel_hi = bits(w1, 28, 27) | bits(w, 14, 14) << 2;
     if (i.op) {
         if (i.op->flags & kAccumulates) i.src[2] = i.dst;
+        if (i.op->src[0] == Type::pkbf16) i.neg &= 3, i.neg_hi &= 3;   // v_dot2_f32_bf16: no modifier reaches the addend
         imply_accumulators(i);
     }
     return true;

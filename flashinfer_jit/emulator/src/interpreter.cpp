@@ -92,7 +92,7 @@ uint64_t read_scalar64(Wave& w, const Inst& i, uint16_t code, Type type) {
 
 namespace {
 
-// s_set_gpr_idx: VGPR operands of VALU instructions move by M0[7:0] while the mode is on.
+// s_set_gpr_idx: VGPR operands of VALU instructions move by M0[7:0] while the mode is on. An accumulator is read where it is written.
 void exec_indexed(Wave& w, const Inst& original) {
     Inst i = original;
     const uint32_t by = w.s[operand::m0] & 0xff;
@@ -102,6 +102,7 @@ void exec_indexed(Wave& w, const Inst& original) {
     for (int k = 0; k < 3; ++k)
         if (w.gpr_index_mode >> k & 1) move(i.src[k]);
     if (w.gpr_index_mode >> 3 & 1) move(i.dst);
+    if (i.op->flags & kAccumulates) i.src[2] = i.dst;
     i.exec(w, i);
 }
 

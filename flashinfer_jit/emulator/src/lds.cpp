@@ -118,6 +118,8 @@ template <Element kElement, int kUnit> struct Pair {
     static LdsOffsets first(Wave& w, const Inst& i) { return lds_offsets(w, i, (static_cast<uint32_t>(i.offset) & 0xff) * step); }
     static LdsOffsets second(Wave& w, const Inst& i) { return lds_offsets(w, i, (static_cast<uint32_t>(i.offset) >> 8 & 0xff) * step); }
 };
+// Two equal offsets are one access, and it uses the first data operand (manual 11.3.1).
+bool one_address(const Inst& i) { return (i.offset & 0xff) == (i.offset >> 8 & 0xff); }
 template <Element kElement, int kUnit> void read2(Wave& w, const Inst& i) {
     uint64_t exec;
     if (!lds_begin(w, i, exec)) return;
@@ -129,7 +131,7 @@ template <Element kElement, int kUnit> void write2(Wave& w, const Inst& i) {
     uint64_t exec;
     if (!lds_begin(w, i, exec)) return;
     write_element<kElement>(w, i.src[1], Pair<kElement, kUnit>::first(w, i), exec);
-    write_element<kElement>(w, i.src[2], Pair<kElement, kUnit>::second(w, i), exec);
+    if (!one_address(i)) write_element<kElement>(w, i.src[2], Pair<kElement, kUnit>::second(w, i), exec);
 }
 
 // MODE.fp_denorm decides what float atomics of the LDS do with denormals (manual 9.2.2): adds of f32 and f16 flush inputs and output,
@@ -200,7 +202,7 @@ template <Element kElement, int kUnit, class T> void exchange2(Wave& w, const In
         const T old_first = p ? load_unaligned<T>(p) : T{}, old_second = q ? load_unaligned<T>(q) : T{};
         const T a = register_value<T>(w, i.src[1], l), b = register_value<T>(w, i.src[2], l);
         if (p) store_unaligned(p, a);
-        if (q) store_unaligned(q, b);
+        if (q && !one_address(i)) store_unaligned(q, b);
         if (!p || !q) ++w.counters->out_of_range_lds_lanes;
         set_register_value(w, i.dst, l, old_first);
         set_register_value(w, static_cast<uint16_t>(i.dst + element_dwords(kElement)), l, old_second);

@@ -39,7 +39,8 @@ uint32_t add3(uint32_t a, uint32_t b, uint32_t c) { return a + b + c; }
 uint32_t lshl_or(uint32_t a, uint32_t b, uint32_t c) { return a << (b & 31u) | c; }
 uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 uint32_t or3(uint32_t a, uint32_t b, uint32_t c) { return a | b | c; }
-uint64_t lshl_add_u64(uint64_t a, uint32_t b, uint64_t c) { return (a << (b & 7u)) + c; }
+// Counts above 4 do not exist; the hardware takes them for 0.
+uint64_t lshl_add_u64(uint64_t a, uint32_t b, uint64_t c) { return (a << ((b & 7u) > 4 ? 0u : b & 7u)) + c; }
 template <class T> T min3(T a, T b, T c) { return smaller(smaller(a, b), c); }
 template <class T> T max3(T a, T b, T c) { return larger(larger(a, b), c); }
 template <class T> T med3(T a, T b, T c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
