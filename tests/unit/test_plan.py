@@ -7,7 +7,7 @@ import pytest
 from flashinfer_jit import presets, warmup
 from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS
-from flashinfer_jit.jit.config import AttentionConfig, MergeStatesConfig
+from flashinfer_jit.jit.config import CONFIG_TYPES, AttentionConfig, MergeStatesConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.tiling import candidates
 from flashinfer_jit.plan import keys_of, parse_config, read_plan, read_record
@@ -178,3 +178,9 @@ def test_names_of_presets_are_checked() -> None:
     assert presets.check_names(["phi-4", "phi-4"]) == ("phi-4",)
     with pytest.raises(UnsupportedConfigError, match="preset 'phi' is unknown"):
         presets.check_names(["phi"])
+
+
+def test_no_family_of_kernels_is_forgotten_by_the_presets() -> None:
+    product = {name for name, kind in CONFIG_TYPES.items() if kind.__module__.startswith("flashinfer_jit.")}
+    warmed = {c.kernel for name in presets.DEFAULT_PRESETS for c in presets.preset_configs(name, "bfloat16")[0]}
+    assert warmed == product, "add the new family to presets.preset_configs: warmup would leave it to the first call"
