@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flashinfer_jit.cascade import merge_state as merge_state
     from flashinfer_jit.cascade import merge_state_in_place as merge_state_in_place
     from flashinfer_jit.cascade import merge_states as merge_states
+    from flashinfer_jit.compat import install_as_flashinfer as install_as_flashinfer
     from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper as BatchDecodeWithPagedKVCacheWrapper
     from flashinfer_jit.decode import (
         CUDAGraphBatchDecodeWithPagedKVCacheWrapper as CUDAGraphBatchDecodeWithPagedKVCacheWrapper,
@@ -63,6 +64,7 @@ _EXPORTS = {
     "errors": "errors",
     "fast_decode_plan": "decode",
     "freeze": "jit.kernels",
+    "install_as_flashinfer": "compat",
     "get_batch_indices_positions": "page",
     "get_seq_lens": "page",
     "merge_state": "cascade",

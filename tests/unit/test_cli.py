@@ -276,7 +276,10 @@ def test_gpus_are_those_of_the_kernel_driver(tmp_path, monkeypatch) -> None:
         (["lst"], "argument COMMAND: invalid choice: 'lst'"),
         (["show-config", "--explain", "phase"], "argument --explain: 'phase' is not of the form name=value"),
         (["list", "--arch", "gfx90a"], "argument --arch: 'gfx90a' is not allowed: expected gfx942, gfx950"),
-        (["render", "kernel=none"], "argument CONFIG: kernel='none' is unknown: expected one of append_paged_kv, attention"),
+        (
+            ["render", "kernel=none"],
+            "argument CONFIG: kernel='none' is unknown: expected one of append_paged_kv, attention",
+        ),
         (["cache", "drop"], "argument action: invalid choice: 'drop'"),
         (
             ["cache", "prune", "--max-size", "2 apples"],

@@ -50,6 +50,7 @@ LAYERS = (
     ("presets", "progress"),
     ("plan", "explain", "collect_env"),
     ("command_line", "bench_attention"),
+    ("compat",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )
 RUNTIME_LAYER = next(number for number, names in enumerate(LAYERS) if "runtime" in names)
