@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from flashinfer_jit.batch_prefill import (
         BatchPrefillWithRaggedKVCacheWrapper as BatchPrefillWithRaggedKVCacheWrapper,
     )
+    from flashinfer_jit.cascade import (
+        BatchDecodeWithSharedPrefixPagedKVCacheWrapper as BatchDecodeWithSharedPrefixPagedKVCacheWrapper,
+    )
+    from flashinfer_jit.cascade import (
+        BatchPrefillWithSharedPrefixPagedKVCacheWrapper as BatchPrefillWithSharedPrefixPagedKVCacheWrapper,
+    )
+    from flashinfer_jit.cascade import MultiLevelCascadeAttentionWrapper as MultiLevelCascadeAttentionWrapper
     from flashinfer_jit.cascade import merge_state as merge_state
     from flashinfer_jit.cascade import merge_state_in_place as merge_state_in_place
     from flashinfer_jit.cascade import merge_states as merge_states
@@ -51,6 +58,9 @@ if TYPE_CHECKING:
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {
+    "BatchDecodeWithSharedPrefixPagedKVCacheWrapper": "cascade",
+    "BatchPrefillWithSharedPrefixPagedKVCacheWrapper": "cascade",
+    "MultiLevelCascadeAttentionWrapper": "cascade",
     "BatchDecodeWithPagedKVCacheWrapper": "decode",
     "CUDAGraphBatchDecodeWithPagedKVCacheWrapper": "decode",
     "BatchPrefillWithPagedKVCacheWrapper": "batch_prefill",
