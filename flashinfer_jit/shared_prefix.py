@@ -17,8 +17,8 @@ Cache = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 class MultiLevelCascadeAttentionWrapper:
     """Attention over several levels of keys, each shared by groups of requests: a prompt, a document, the rest.
 
-    Level ``i`` sees the queries as ``qo_indptr_arr[i]`` groups them: at level 0 often one request with all queries, at the
-    last level one group for each request.
+    Level ``i`` sees the queries as ``qo_indptr_arr[i]`` groups them: at level 0 often one request with all queries, at
+    the last level one group for each request.
 
     Parameters
     ----------
@@ -112,8 +112,8 @@ class MultiLevelCascadeAttentionWrapper:
         pos_encoding_mode, window_left
             Only ``NONE`` and -1 where there are several levels: positions are counted within a level, so distances
             to keys of another would be wrong.
-        num_qo_heads, num_kv_heads, head_dim, page_size, use_fp16_qk_reduction, sm_scale, logits_soft_cap, rope_scale, \\
-        rope_theta, q_data_type, kv_data_type
+        num_qo_heads, num_kv_heads, head_dim, page_size, use_fp16_qk_reduction, sm_scale, logits_soft_cap, \\
+        rope_scale, rope_theta, q_data_type, kv_data_type
             As for ``BatchPrefillWithPagedKVCacheWrapper.plan``, whose errors this raises too.
         """
         tables = {
