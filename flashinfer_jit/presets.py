@@ -7,16 +7,15 @@ Numbers are those of the ``config.json`` that each model's publisher distributes
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.config import (
     ALLOWED,
-    CONFIG_TYPES,
+    AppendPagedKvConfig,
     AttentionConfig,
+    BatchIndicesConfig,
     KernelConfig,
     MergeStatesConfig,
-    config_from_dict,
 )
 
 
@@ -151,18 +150,12 @@ def preset_configs(name: str, dtype: str) -> tuple[list[KernelConfig], list[str]
         configs[MergeStatesConfig("float32", dtype, model.head_dim_vo, has_sinks)] = None
     # States of one call each, as cascade attention merges them.
     configs[MergeStatesConfig(dtype, dtype, model.head_dim_vo)] = None
-    for values in _page_kernels(model, dtype):
-        if values["kernel"] in CONFIG_TYPES:
-            configs[config_from_dict(values)] = None
+    # What fills a paged cache.
+    configs[AppendPagedKvConfig(dtype, dtype, model.head_dim_qk, model.head_dim_vo)] = None
+    configs[BatchIndicesConfig()] = None
     if model.is_latent:
         missing[f"{name}: decode works on a latent KV cache, which these kernels do not read"] = None
     return list(configs), list(missing)
-
-
-def _page_kernels(model: Model, dtype: str) -> tuple[dict[str, Any], ...]:
-    """Return the configurations of the kernels that fill a paged cache, as their ``to_dict`` would."""
-    append = {"dtype_in": dtype, "dtype_cache": dtype, "head_dim_k": model.head_dim_qk, "head_dim_v": model.head_dim_vo}
-    return {"kernel": "append_paged_kv", **append}, {"kernel": "batch_indices"}
 
 
 def _axes(model: Model) -> Iterator[tuple[str, str, str, bool]]:

@@ -14,7 +14,10 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = "phase=prefill,dtype=bfloat16,head_dim=64,group_size=2,mask_mode=causal"
+CONFIGS = (
+    "phase=prefill,dtype=bfloat16,head_dim=64,group_size=2,mask_mode=causal",
+    "kernel=merge_states,dtype_in=float32,dtype_out=bfloat16,head_dim=64",
+)
 
 CHECK = """
 import importlib.metadata
@@ -112,7 +115,8 @@ def main() -> int:
         # The repository is out of reach, and the compiler is the one that the extra brings.
         environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
         environment["FLASHINFER_JIT_DEVICE"] = "emulator"
-        warmup = (python, "-m", "flashinfer_jit.warmup", "--config", CONFIG)
+        options = [word for config in CONFIGS for word in ("--config", config)]
+        warmup = (python, "-m", "flashinfer_jit.warmup", *options)
         print(run(*warmup, cwd=folder, env=environment).splitlines()[-1])
         print(run(python, "-c", CHECK, cwd=folder, env=environment), end="")
         print(run(python, "-m", "flashinfer_jit", "cache", "stats", cwd=folder, env=environment).splitlines()[0])

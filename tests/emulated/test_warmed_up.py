@@ -23,6 +23,38 @@ def _calls(model: presets.Model) -> None:
     flashinfer_jit.single_decode_with_kv_cache(q[0], k, v)
     lse = torch.zeros(3, heads)
     flashinfer_jit.merge_state(q, lse, q, lse)
+    for page_size in (1, 16):
+        _batch_decode(q[:2], page_size, model)
+        _batch_prefill(q, page_size, model)
+
+
+def _batch_decode(q: torch.Tensor, page_size: int, model: presets.Model) -> None:
+    """Decode for two requests, of one and of two pages."""
+    wrapper = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(torch.empty(1 << 20, dtype=torch.uint8))
+    indptr = torch.tensor([0, 1, 3], dtype=torch.int32)
+    indices, last = torch.arange(3, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    sizes = (indptr, indices, last, q.shape[1], 1, model.head_dim_qk, page_size)
+    wrapper.plan(*sizes, q_data_type=q.dtype, kv_data_type=q.dtype)
+    wrapper.run(q, torch.randn(3, 2, page_size, 1, model.head_dim_qk, dtype=q.dtype))
+
+
+def _batch_prefill(q: torch.Tensor, page_size: int, model: presets.Model) -> None:
+    """Two requests of two and one tokens: appended to a paged cache, prefilled from it and from ragged keys."""
+    dim, heads = model.head_dim_qk, q.shape[1]
+    qo_indptr, indptr, last = (torch.tensor(n, dtype=torch.int32) for n in ([0, 2, 3], [0, 2, 3], [1, 1]))
+    indices = torch.arange(3, dtype=torch.int32)
+    cache = torch.zeros(3, 2, page_size, 1, dim, dtype=q.dtype)
+    kv = torch.randn(3, 1, dim, dtype=q.dtype)
+    seq_lens = flashinfer_jit.get_seq_lens(indptr, last, page_size)
+    places = flashinfer_jit.get_batch_indices_positions(qo_indptr, seq_lens, 3)
+    flashinfer_jit.append_paged_kv_cache(kv, kv, *places, cache, indices, indptr, last)
+    dtypes = {"q_data_type": q.dtype, "kv_data_type": q.dtype, "causal": True}
+    paged = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(torch.empty(1 << 22, dtype=torch.uint8))
+    paged.plan(qo_indptr, indptr, indices, last, heads, 1, dim, page_size, **dtypes)
+    paged.run(q, cache)
+    ragged = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(torch.empty(1 << 22, dtype=torch.uint8))
+    ragged.plan(qo_indptr, qo_indptr, heads, 1, dim, **dtypes)
+    ragged.run(q, kv, kv)
 
 
 @pytest.mark.parametrize("name", ["llama-3-8b"])
