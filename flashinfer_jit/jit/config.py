@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch
+from flashinfer_jit.variants import variant_from_json
 
 DTYPE_SLUGS: Mapping[str, str] = {
     "float16": "f16",
@@ -48,6 +49,11 @@ class KernelConfig:
     def params_table(self) -> str:
         """Name of the kernel's table of parameters in params.py."""
         return self.kernel
+
+    @property
+    def extra_params(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, C type and comment of parameters that this configuration has beside those of its table."""
+        return ()
 
     def slug(self) -> str:
         """Return a readable name, unique among configurations, of letters that suit file names and C identifiers."""
@@ -145,7 +151,7 @@ class AttentionConfig(KernelConfig):
     has_window, has_soft_cap, has_sinks : bool
         Whether the sliding window, the logits soft cap and the attention sinks are in the kernel.
     variant : str or None
-        Name of a custom attention variant.
+        A custom attention variant as JSON (:meth:`flashinfer_jit.variants.AttentionVariant.to_json`).
 
     Raises
     ------
@@ -192,7 +198,9 @@ class AttentionConfig(KernelConfig):
                 "expected the same or an fp8 dtype"
             )
         if self.variant is not None:
-            raise UnsupportedConfigError(f"variant={self.variant!r} is not built yet: expected None")
+            variant_from_json(self.variant)
+            if self.phase == "decode":
+                raise UnsupportedConfigError("a variant is not built yet for decode: expected phase='prefill'")
         for axis, built in BUILT[self.phase].items():
             value = head_dims if axis == "head_dims" else getattr(self, axis)
             if value not in built:
@@ -208,6 +216,11 @@ class AttentionConfig(KernelConfig):
         """Name of the table of parameters: one per phase, and another for batches of prefills."""
         return "batch_prefill" if self.phase == "prefill" and self.kv_source != "contiguous" else self.phase
 
+    @property
+    def extra_params(self) -> tuple[tuple[str, str, str], ...]:
+        """The parameters of the variant."""
+        return () if self.variant is None else variant_from_json(self.variant).params
+
     def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
         """Return the blocks of output columns of the decode kernel, as ``{first, run}``.
 
@@ -220,7 +233,8 @@ class AttentionConfig(KernelConfig):
             if self.head_dim_vo - first >= 16 * run:
                 blocks.append({"first": first, "run": run})
                 first += 16 * run
-        return {"column_blocks": blocks, "page_granule": PREFILL_PAGE_GRANULE}
+        variant = None if self.variant is None else variant_from_json(self.variant)
+        return {"column_blocks": blocks, "page_granule": PREFILL_PAGE_GRANULE, "variant": variant}
 
     def slug(self) -> str:
         """Return for example ``prefill-bf16-d128-g4-causal``: what is as usual is left out."""
@@ -237,7 +251,7 @@ class AttentionConfig(KernelConfig):
             parts.append(self.kv_source)
         parts += [name for name in ("window", "soft_cap", "sinks") if getattr(self, f"has_{name}")]
         if self.variant is not None:
-            parts.append(f"variant_{self.variant}")
+            parts.append(f"variant_{variant_from_json(self.variant).slug}")
         return "-".join(parts)
 
 

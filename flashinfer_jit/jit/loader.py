@@ -10,7 +10,7 @@ from flashinfer_jit.jit.cache import Entry
 from flashinfer_jit.jit.codeobject import FormatError
 from flashinfer_jit.jit.compiler import inspect_library
 from flashinfer_jit.jit.key import KernelKey
-from flashinfer_jit.jit.params import TABLES
+from flashinfer_jit.jit.params import table_of
 from flashinfer_jit.jit.render import ABI_VERSION
 
 
@@ -124,7 +124,7 @@ def load(entry: Entry, key: KernelKey, runtime: Runtime) -> Kernel:
         raise KernelLoadError(f"{key}: cannot load {entry.library}: {error}{hint}") from None
     library.fij_config_json.restype = ctypes.c_char_p
     library.fij_params_size.restype = ctypes.c_uint64
-    params_type = TABLES[key.config.params_table].struct
+    params_type = table_of(key.config).struct
     _agree(entry, "launch interface", library.fij_abi_version(), ABI_VERSION)
     _agree(entry, "parameter size", library.fij_params_size(), ctypes.sizeof(params_type))
     _agree(entry, "configuration", library.fij_config_json().decode(), key.canonical_json())

@@ -7,7 +7,9 @@ library reports the size again, so that the two sides cannot drift apart.
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+
+from flashinfer_jit.jit.config import KernelConfig
 
 SCALAR_TYPES: Mapping[str, type[ctypes._SimpleCData]] = {  # type: ignore[type-arg]
     "int64_t": ctypes.c_int64,
@@ -265,3 +267,14 @@ BATCH_INDICES = _table(
 TABLES: dict[str, ParamsTable] = {
     table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES, APPEND_PAGED_KV, BATCH_INDICES)
 }
+
+
+@cache
+def _extended(name: str, extra: tuple[tuple[str, str, str], ...]) -> ParamsTable:
+    table = TABLES[name]
+    return ParamsTable(name, (*table.fields, *(Field(*field) for field in extra))) if extra else table
+
+
+def table_of(config: KernelConfig) -> ParamsTable:
+    """Return the parameters of a kernel: its family's table and what its configuration adds."""
+    return _extended(config.params_table, config.extra_params) if config.extra_params else TABLES[config.params_table]

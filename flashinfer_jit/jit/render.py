@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flashinfer_jit import env
 from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.key import KernelKey
-from flashinfer_jit.jit.params import TABLES
+from flashinfer_jit.jit.params import table_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -76,7 +76,7 @@ def render(key: KernelKey) -> str:
         config=key.config,
         tile=key.tile,
         arch=key.arch,
-        params=TABLES[key.config.params_table],
+        params=table_of(key.config),
         kernel_name=key.kernel_name,
         key_json=key.canonical_json(),
         abi_version=ABI_VERSION,

@@ -12,7 +12,8 @@ import torch
 from flashinfer_jit import emulator
 from flashinfer_jit.errors import HipError
 from flashinfer_jit.jit.arch import ARCHS, Arch
-from flashinfer_jit.jit.params import TABLES
+from flashinfer_jit.jit.config import KernelConfig
+from flashinfer_jit.jit.params import table_of
 from flashinfer_jit.runtime.base import Runtime
 from flashinfer_jit.runtime.libraries import MappedLibrary, mapped_libraries, require_one
 
@@ -24,9 +25,9 @@ _DEVICE_INDEX = {name: index for index, name in enumerate(ARCHS)}
 
 
 @functools.cache
-def _roles(table_name: str) -> dict[str, tuple[int, bool]]:
+def _roles(config: KernelConfig) -> dict[str, tuple[int, bool]]:
     """Return by name of a pointer parameter the address of that name, and whether the kernel may write there."""
-    pointers = [field for field in TABLES[table_name].fields if field.c_type.endswith("*")]
+    pointers = [field for field in table_of(config).fields if field.c_type.endswith("*")]
     return {field.name: (_c_string(field.name), not field.c_type.startswith("const ")) for field in pointers}
 
 
@@ -111,7 +112,7 @@ class EmulatedRuntime(Runtime):
         if stream is None:
             stream = stream_handle.get()
         handle = self.handle
-        roles = _roles(kernel.key.config.params_table)
+        roles = _roles(kernel.key.config)
         # fij_emu_set_named_launch_ranges takes structs of four 64-bit words: begin, bytes, name, writable or not.
         words: list[int] = []
         for name, tensor in tensors.items():

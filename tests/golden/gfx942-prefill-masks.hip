@@ -437,6 +437,11 @@ __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& 
           visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len)};
 }
 
+static dim3 launch_grid(const Params& params) {
+  const uint32_t num_tiles = (uint32_t(params.qo_len) * kGroupSize + kBlockQ - 1) / kBlockQ;
+  return {num_tiles * params.num_chunks * params.num_kv_heads, 1, 1};
+}
+
 // A value that is the same in all lanes, moved to a scalar register.
 __device__ __forceinline__ uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
 
@@ -763,11 +768,6 @@ extern "C" __global__ void
     v_tile.store(lds + stage + KLayout::kBytes);
   }
   if (packed_row < work.num_rows) store_row(params, work, o_acc, state, row, lane);
-}
-
-static dim3 launch_grid(const Params& params) {
-  const uint32_t num_tiles = (uint32_t(params.qo_len) * kGroupSize + kBlockQ - 1) / kBlockQ;
-  return {num_tiles * params.num_chunks * params.num_kv_heads, 1, 1};
 }
 
 // What the loader calls. The kernel above has defined launch_grid(params) and kThreadsPerBlock.

@@ -458,6 +458,10 @@ __device__ __forceinline__ WaveView wave_view(const Params& params, const Work& 
           visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len)};
 }
 
+static dim3 launch_grid(const Params& params) {
+  return {static_cast<uint32_t>(params.num_work_items) * params.num_kv_heads, 1, 1};
+}
+
 // A value that is the same in all lanes, moved to a scalar register.
 __device__ __forceinline__ uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
 
@@ -798,10 +802,6 @@ extern "C" __global__ void
     v_tile.store(lds + stage + KLayout::kBytes);
   }
   if (packed_row < work.num_rows) store_row(params, work, o_acc, state, row, lane);
-}
-
-static dim3 launch_grid(const Params& params) {
-  return {static_cast<uint32_t>(params.num_work_items) * params.num_kv_heads, 1, 1};
 }
 
 // What the loader calls. The kernel above has defined launch_grid(params) and kThreadsPerBlock.
