@@ -62,6 +62,14 @@ def test_a_decode_without_an_objdump(
     assert all(re.fullmatch(r"[vs]_\w+|(ds|buffer|global|flat)_\w+", row["instruction"]) for row in launch["hot_pcs"])
 
 
+def test_batches_with_pages(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = ("--batch", "3", "--page-size", "16")
+    found = as_json(capsys, arch, *DECODE, "--kv-len", "200", *pages)
+    assert found["launches"][0]["kernel"].startswith("decode") and "page" in found["launches"][0]["kernel"]
+    found = as_json(capsys, arch, *PREFILL, "--kv-len", "200", "--causal", *pages)
+    assert found["launches"][0]["kernel"].startswith("prefill") and "page" in found["launches"][0]["kernel"]
+
+
 def test_a_sample_says_so_and_comes_close(
     arch: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
