@@ -17,6 +17,8 @@ from emulated.isa_modifiers import (
 from emulated.isa_operands import E64_BASE, Operand, signature
 from emulated.isa_registers import PAIRS, SCALAR_POOLS, VECTOR_POOLS
 
+# Both zeros, and a number on either side of them.
+THIRD_OPERANDS = ((code.ZERO, False), (code.ZERO, True), (code.ONE_FLOAT, False), (code.ONE_FLOAT, True))
 _SCALAR = ("SOP1", "SOP2", "SOPC", "SOPK")
 
 
@@ -44,6 +46,8 @@ class Generator:
         dwords = max(1, operand.width // 32)
         if operand.kind == "M":
             pool = "MASK" if "MASK" in pools else "INT"
+        elif self.name == "v_perm_b32" and number == 2:
+            pool = "SELECT"
         elif operand.kind in ("F", "PKF") and operand.width == 64:
             pool = "F32" if operand.packed else "F64"
         elif operand.kind in ("F", "BF", "PKF", "PKBF"):
@@ -233,8 +237,11 @@ class Generator:
         self.vop3_word(case, opcode)
         return case
 
-    def special(self, block: int) -> Case | None:
-        """Every pair of special values as the first two operands of a float instruction, nothing modified."""
+    def special(self, block: int, third: tuple[int, bool] | None = None) -> Case | None:
+        """Every pair of special values as the first two operands of a float instruction, nothing modified.
+
+        `third`: the code of a third operand and whether it is negated.
+        """
         if self.encoding not in ("VOP2", "VOPC", "VOP3"):
             return None
         opcode = self.opcode + E64_BASE.get(self.encoding, 0)
@@ -249,6 +256,10 @@ class Generator:
             assert source is not None
             first, count = PAIRS[source.operand.width]
             source.code = code.vgpr(first + block * count + number * count // 2)
+        if third:
+            if case.sources[2] is None or not case.sources[2].operand.is_float:
+                return None
+            case.sources[2].code, case.sources[2].neg = third
         self.vop3_word(case, opcode)
         return case
 
@@ -398,7 +409,8 @@ class Generator:
 
     def all(self, scale: int = 1) -> list[Case]:
         """The standard set for this row: every encoding form, several operand choices each."""
-        specials = [self.special(0), self.special(1)]
+        specials = [self.special(block) for block in (0, 1)]
+        specials += [self.special(block, third) for block in (0, 1) for third in THIRD_OPERANDS]
         return [case for case in specials if case] + self.forms(scale)
 
     def forms(self, scale: int) -> list[Case]:

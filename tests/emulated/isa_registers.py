@@ -3,7 +3,7 @@
 import numpy as np
 
 LANES = 64
-VECTORS, SCALARS = 168, 128
+VECTORS, SCALARS = 176, 128
 
 # Register ranges by the type of value they hold: (first, count).
 VECTOR_POOLS = {
@@ -13,11 +13,12 @@ VECTOR_POOLS = {
     "INT": (104, 32),
     "BF16": (136, 8),
     "SHIFT": (144, 8),
+    "SELECT": (168, 8),
 }
 # Registers in which the lanes hold every pair of special values: the first operands and the second ones, twice.
 PAIRS = {16: (152, 2), 32: (156, 2), 64: (160, 4)}
-SCALAR_POOLS = {"F32": (16, 16), "INT": (32, 16), "F64": (48, 16), "MASK": (64, 16), "F16": (80, 8)}
-FIRST_SCALAR, LAST_SCALAR = 16, 88
+SCALAR_POOLS = {"F32": (16, 16), "INT": (32, 16), "F64": (48, 16), "MASK": (64, 16), "F16": (80, 8), "SELECT": (88, 8)}
+FIRST_SCALAR, LAST_SCALAR = 16, 96
 
 FLOAT32 = np.array(
     [
@@ -120,6 +121,7 @@ _MAKERS = {
     "SHIFT": lambda rng, shape: (
         rng.integers(0, 72, shape, dtype=np.uint32) * rng.choice(np.array([1, 0x10001], dtype=np.uint32), shape)
     ),
+    "SELECT": lambda rng, shape: rng.integers(0, 15, (*shape, 4), dtype=np.uint8).view(np.uint32)[..., 0],
 }
 
 
@@ -141,7 +143,7 @@ def special_pairs(width: int, waves: int, block: int) -> tuple[np.ndarray, np.nd
 
 
 class Registers:
-    """Vector registers `v` of shape ``[waves, 160, 64]`` and scalar registers `s` of shape ``[waves, 128]``, uint32."""
+    """Vector registers `v` of shape ``[waves, 176, 64]`` and scalar registers `s` of shape ``[waves, 128]``, uint32."""
 
     def __init__(self, waves: int, seed: int) -> None:
         rng = np.random.default_rng(seed)

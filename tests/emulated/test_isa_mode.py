@@ -223,3 +223,37 @@ def test_division_sequence(arch: str, kind: str) -> None:
     assert agree.all(), (
         f"{(~agree).sum()} lanes, such as {x[lane]!r} / {y[lane]!r}: {found[lane]!r}, not {expected[lane]!r}"
     )
+
+
+def rounded_once(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """x * y + z of halves: the exact product, the sum rounded to odd, so that rounding it to f16 rounds once."""
+    product, addend = x.astype(np.float64) * y, z.astype(np.float64)
+    total = product + addend
+    back = total - product
+    error = (product - (total - back)) + (addend - back)
+    bits = total.view(np.int64)
+    away = (error != 0) & np.isfinite(error) & (np.signbit(error) != np.signbit(total))
+    odd = np.where((error != 0) & np.isfinite(error), (bits - away) | 1, bits)
+    return odd.view(np.float64).astype(np.float16)
+
+
+@pytest.mark.parametrize("name", ["v_fma_f16", "v_fma_legacy_f16", "v_pk_fma_f16", "v_pk_fmac_f16"])
+def test_fused_halves_round_once(arch: str, name: str) -> None:
+    """Products next to the middle of two halves, and addends too small to show in f32. (v_fma_mixlo rounds twice.)"""
+    rng = np.random.default_rng(15)
+    count = 16384
+    x, y = (rng.integers(0x400, 0x7800, count).astype(np.uint16).view(np.float16) for _ in range(2))
+    x[: count // 2] = (1 + rng.integers(0, 32, count // 2) / 32).astype(np.float16)  # short products that end in a tie
+    y[: count // 2] = (1 + rng.integers(0, 64, count // 2) * 2 / 128 + 1 / 128).astype(np.float16)
+    z = rng.integers(0, 0x7800, count).astype(np.uint16).view(np.float16)
+    z[: count // 2] = (2.0 ** rng.integers(-24, -13, count // 2)).astype(np.float16)
+    z = z * np.where(rng.random(count) < 0.5, np.float16(-1), np.float16(1))
+    body = f"v_mov_b32_e32 v4, v12\n{name} v4, v8, v10{'' if 'fmac' in name else ', v12'}"
+    with np.errstate(all="ignore"):
+        expected = rounded_once(x, y, z)
+        twice = (x.astype(np.float32) * y + z).astype(np.float16)
+    assert (expected != twice).sum() > 20, "the inputs tell one rounding from two"
+    found = as_format(run_lanes(body, [x, y, z], arch) & np.uint64(0xFFFF), "f16")
+    agree = same(expected, found)
+    lane = int(np.argmin(agree))
+    assert agree.all(), f"{(~agree).sum()} lanes, such as {x[lane]!r} * {y[lane]!r} + {z[lane]!r}: {found[lane]!r}"
