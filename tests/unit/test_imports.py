@@ -40,7 +40,7 @@ LAYERS = (
     ("ops",),
     ("validation",),
     ("kv_cache", "page_table", "plan_buffers", "attention_options", "masks", "quantization", "merge"),
-    ("page", "backends", "decode_plan", "prefill_problem", "batch_masks"),
+    ("page", "backends", "backends.aiter", "decode_plan", "prefill_problem", "batch_masks"),
     ("prefill_plan",),
     ("prefill_launch", "states"),
     ("batch_decode", "batch_prefill"),

@@ -1,0 +1,1 @@
+"""Other libraries' kernels behind this package's functions."""
