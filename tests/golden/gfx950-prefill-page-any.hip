@@ -404,6 +404,8 @@ __device__ __forceinline__ void mask_tile(Accumulator (&s_tile)[kKeyBlocks], int
       const int key = 32 * block + bit;
       bool seen = key <= last && (!kHasWindow || key >= first);
       s_tile[block][r] = seen ? s_tile[block][r] : -kInfinity;
+      // Few comparisons at a time: their results, and the addresses of pages, lie in scalar registers.
+      if (r % 4 == 3) __builtin_amdgcn_sched_barrier(0);
     }
   }
 }

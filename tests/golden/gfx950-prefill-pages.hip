@@ -390,6 +390,8 @@ __device__ __forceinline__ void mask_tile(Accumulator (&s_tile)[kKeyBlocks], int
       const int key = 32 * block + bit;
       bool seen = key <= last && (!kHasWindow || key >= first);
       s_tile[block][r] = seen ? s_tile[block][r] : -kInfinity;
+      // Few comparisons at a time: their results, and the addresses of pages, lie in scalar registers.
+      if (r % 4 == 3) __builtin_amdgcn_sched_barrier(0);
     }
   }
 }
@@ -619,7 +621,7 @@ struct DirectTile {
   static_assert(kNumWaves % kLoadsPerRow == 0);
   // Whether the rows of a load are in one page, whose address is then scalar; the order of keys keeps rows and keys within
   // 16 of each other. Addresses of many pages would take all the scalar registers.
-  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule && (kPageGranule > 1 || kRounds <= 8);
+  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule && (kPageGranule > 1 ? kBlockKv <= 64 : kRounds <= 8);
 
   KeyRows rows;
   uint32_t offsets[kRounds];  // what this lane loads, in bytes from the tile's first key
