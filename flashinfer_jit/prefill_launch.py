@@ -52,6 +52,8 @@ class PrefillLauncher(PrefillPlanner):
         problem = plan.problem
         if window_left is not None and window_left != problem.logits.window_left:
             raise ValueError(f"window_left={window_left} is not the planned one, {problem.logits.window_left}")
+        if not (isinstance(q, torch.Tensor) and isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor)):
+            self._check_inputs(plan, q, k, v)
         q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
         seen = (q.shape, q_strides, q.dtype, q.device, k.shape, k_strides, k.dtype, k.device)
         seen += (v.shape, v_strides, v.dtype, v.device)

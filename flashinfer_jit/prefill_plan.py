@@ -189,7 +189,9 @@ class PrefillPlanner:
         lengths: dict[str, Any],
     ) -> None:
         self._backend = validation.resolve_backend(self._requested_backend)
-        if fixed_split_size is not None and (isinstance(fixed_split_size, bool) or fixed_split_size < 1):
+        if fixed_split_size is not None and (
+            isinstance(fixed_split_size, bool) or not isinstance(fixed_split_size, int) or fixed_split_size < 1
+        ):
             raise ValueError(f"fixed_split_size={fixed_split_size!r} must be None or a positive whole number")
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         _check_lengths(qo_lens, batch.kv_lens, **lengths)

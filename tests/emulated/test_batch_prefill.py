@@ -561,6 +561,7 @@ def test_attributes_that_engines_read():
         ({"custom_mask": torch.ones(900)}, ValueError, "dtype of custom_mask"),
         ({"packed_custom_mask": torch.ones(9, dtype=torch.uint8)}, ValueError, "packed_custom_mask"),
         ({"fixed_split_size": 0}, ValueError, "fixed_split_size=0"),
+        ({"fixed_split_size": 2.5}, ValueError, r"fixed_split_size=2"),
         ({"seq_lens": int32([20, 21])}, ValueError, "seq_lens does not agree"),
         ({"seq_lens_q": int32([20, 21])}, ValueError, "seq_lens_q does not agree"),
         ({"max_sequence_kv": 19}, ValueError, "max_sequence_kv=19 is less than the length of request 0, 20"),
@@ -616,6 +617,7 @@ def empty_cache(**changes):
     [
         ({"q": torch.zeros(44, 2, 64, dtype=F16)}, ValueError, r"Invalid shape of q: expected .*\[45, 2, 64\]"),
         ({"q": torch.zeros(45, 4, 64, dtype=F16)}, ValueError, "Invalid shape of q"),
+        ({"q": [1.0]}, TypeError, "q must be a torch.Tensor, got list"),
         ({"q": torch.zeros(45, 2, 64, dtype=BF16)}, ValueError, "does not match the q_data_type torch.float16"),
         ({"q": torch.zeros(45, 2, 65, dtype=F16)[..., 1:]}, ValueError, "multiples of 16 bytes"),
         ({"paged_kv_cache": empty_cache(dtype=BF16)}, ValueError, "does not match the kv_data_type torch.float16"),
