@@ -621,7 +621,7 @@ struct DirectTile {
   static_assert(kNumWaves % kLoadsPerRow == 0);
   // Whether the rows of a load are in one page, whose address is then scalar; the order of keys keeps rows and keys within
   // 16 of each other. Addresses of many pages would take all the scalar registers.
-  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule && (kPageGranule > 1 ? kBlockKv <= 64 : kRounds <= 8);
+  static constexpr bool kSharesPage = kRowsPerLoad <= kPageGranule && (kPageGranule == 1 ? kRounds <= 8 : kBlockKv <= 64 || kRowsPerRound < kPageGranule);
 
   KeyRows rows;
   uint32_t offsets[kRounds];  // what this lane loads, in bytes from the tile's first key
