@@ -128,7 +128,7 @@ BATCH_PREFILL = ParamsTable(
             (
                 "work_items",
                 "const int32_t*",
-                "[num_work_items, 8]: request, first packed row, keys [begin, end), partial row or -1, its stride",
+                "[n, 8]: request, first row, keys [begin, end), partial row, its stride",
             ),
             ("num_work_items", "int32_t", "workgroups for each KV head"),
             ("num_work_items_ptr", "const int32_t*", "how many of them have work; null if all"),

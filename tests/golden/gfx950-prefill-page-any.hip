@@ -101,7 +101,7 @@ struct Params {
   float* partial_o;                       // [qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1
   float* partial_lse;                     // [qo_len, num_chunks, num_qo_heads]
   const float* sinks;                     // [num_qo_heads]: logits of keys whose value is 0
-  const int32_t* work_items;              // [num_work_items, 8]: request, first packed row, keys [begin, end), partial row or -1, its stride
+  const int32_t* work_items;              // [n, 8]: request, first row, keys [begin, end), partial row, its stride
   int32_t num_work_items;                 // workgroups for each KV head
   const int32_t* num_work_items_ptr;      // how many of them have work; null if all
   const int32_t* qo_indptr;               // [num_requests + 1]: where a request's query tokens begin
@@ -447,10 +447,10 @@ __device__ __forceinline__ bool find_work(const Params& params, Work& work) {
   work.qo_len = params.qo_indptr[work.request + 1] - work.first_token;
   work.first_page = params.paged_kv_indptr[work.request];
   const int num_pages = params.paged_kv_indptr[work.request + 1] - work.first_page;
-  work.kv_len =
-      num_pages > 0 ? (num_pages - 1) * params.page_size + params.paged_kv_last_page_len[work.request] : 0;
-  const int end_row = kGroupSize <= kBlockQ ? work.first_row + kRowsPerTile
-                                            : min(work.first_row + kBlockQ, (work.first_row / kGroupSize + 1) * kGroupSize);
+  work.kv_len = num_pages > 0 ? (num_pages - 1) * params.page_size + params.paged_kv_last_page_len[work.request] : 0;
+  const int end_row = kGroupSize <= kBlockQ
+                          ? work.first_row + kRowsPerTile
+                          : min(work.first_row + kBlockQ, (work.first_row / kGroupSize + 1) * kGroupSize);
   work.num_rows = min(end_row, work.qo_len * kGroupSize);
   work.end_key = min(item[3], work.kv_len);
   return true;
@@ -485,7 +485,7 @@ struct KeyRows {
   uint32_t stride_bytes;
   uint32_t row_bytes;
   int num_keys;
-  int keys_left;                      // from the first key of the tile on
+  int keys_left;                                     // from the first key of the tile on
   uint32_t low[kKeyRegisters], high[kKeyRegisters];  // the addresses
 
   // Describes the granule whose first key in the tile is `key`, the same for all lanes; zeros follow the last key.
@@ -582,7 +582,6 @@ __device__ __forceinline__ T global_load(const uint8_t* address) {
   __builtin_memcpy(&value, address, sizeof(T));
   return value;
 }
-
 
 // Waits until this wave's loads and LDS writes have arrived, then for all waves of the workgroup: after it, every wave
 // sees the tile, and no wave reads the tile before it any more.
@@ -688,8 +687,7 @@ __device__ __forceinline__ void store_row(const Params& params, const Work& work
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
     const int64_t token = int64_t(work.first_token) + row.token;
-    OutputElement* o =
-        static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
+    OutputElement* o = static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
     if (params.lse != nullptr && lane < 32) params.lse[token * params.num_qo_heads + row.head] = lse;
   }
@@ -718,8 +716,10 @@ extern "C" __global__ void
   const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
 
   // The first tile sets out, then Q: B operands of S^T = K Q^T.
-  KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, params.k_stride_page, kHeadDimQk), wave, lane);
-  VTile v_tile(rows_of(params, work, params.v, params.v_stride_h, params.v_stride_n, params.v_stride_page, kHeadDimVo), wave, lane);
+  KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, params.k_stride_page, kHeadDimQk),
+               wave, lane);
+  VTile v_tile(rows_of(params, work, params.v, params.v_stride_h, params.v_stride_n, params.v_stride_page, kHeadDimVo),
+               wave, lane);
   PageMap page_map(params, work, lane);
   page_map.prefetch(work.first_key);
   page_map.locate(work.first_key, k_tile.rows, v_tile.rows);

@@ -101,7 +101,7 @@ struct Params {
   float* partial_o;                       // [qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1
   float* partial_lse;                     // [qo_len, num_chunks, num_qo_heads]
   const float* sinks;                     // [num_qo_heads]: logits of keys whose value is 0
-  const int32_t* work_items;              // [num_work_items, 8]: request, first packed row, keys [begin, end), partial row or -1, its stride
+  const int32_t* work_items;              // [n, 8]: request, first row, keys [begin, end), partial row, its stride
   int32_t num_work_items;                 // workgroups for each KV head
   const int32_t* num_work_items_ptr;      // how many of them have work; null if all
   const int32_t* qo_indptr;               // [num_requests + 1]: where a request's query tokens begin
@@ -432,8 +432,9 @@ __device__ __forceinline__ bool find_work(const Params& params, Work& work) {
   work.qo_len = params.qo_indptr[work.request + 1] - work.first_token;
   work.kv_begin = params.kv_indptr[work.request];
   work.kv_len = params.kv_indptr[work.request + 1] - work.kv_begin;
-  const int end_row = kGroupSize <= kBlockQ ? work.first_row + kRowsPerTile
-                                            : min(work.first_row + kBlockQ, (work.first_row / kGroupSize + 1) * kGroupSize);
+  const int end_row = kGroupSize <= kBlockQ
+                          ? work.first_row + kRowsPerTile
+                          : min(work.first_row + kBlockQ, (work.first_row / kGroupSize + 1) * kGroupSize);
   work.num_rows = min(end_row, work.qo_len * kGroupSize);
   work.end_key = min(item[3], work.kv_len);
   return true;
@@ -471,8 +472,10 @@ struct KeyRows {
 __device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& work, const void* tensor, int64_t stride_h,
                                            int64_t stride_n, uint32_t columns) {
   const int64_t first = work.kv_head * stride_h + work.kv_begin * stride_n;
-  return {reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement),
-          static_cast<uint32_t>(stride_n * sizeof(KvElement)), columns * uint32_t(sizeof(KvElement)), work.end_key};
+  const uint64_t base = reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement);
+  const uint32_t stride_bytes = static_cast<uint32_t>(stride_n * sizeof(KvElement));
+  const uint32_t row_bytes = columns * uint32_t(sizeof(KvElement));
+  return {base, stride_bytes, row_bytes, work.end_key};
 }
 
 // An offset past the end of every tile.
@@ -648,8 +651,7 @@ __device__ __forceinline__ void store_row(const Params& params, const Work& work
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
     const int64_t token = int64_t(work.first_token) + row.token;
-    OutputElement* o =
-        static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
+    OutputElement* o = static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
     if (params.lse != nullptr && lane < 32) params.lse[token * params.num_qo_heads + row.head] = lse;
   }

@@ -488,8 +488,10 @@ struct KeyRows {
 __device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& work, const void* tensor, int64_t stride_h,
                                            int64_t stride_n, uint32_t columns) {
   const int64_t first = work.kv_head * stride_h;
-  return {reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement),
-          static_cast<uint32_t>(stride_n * sizeof(KvElement)), columns * uint32_t(sizeof(KvElement)), work.end_key, {params.rope_frequency, params.rope_decay}};
+  const uint64_t base = reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement);
+  const uint32_t stride_bytes = static_cast<uint32_t>(stride_n * sizeof(KvElement));
+  const uint32_t row_bytes = columns * uint32_t(sizeof(KvElement));
+  return {base, stride_bytes, row_bytes, work.end_key, {params.rope_frequency, params.rope_decay}};
 }
 
 // An offset past the end of every tile.
@@ -675,8 +677,7 @@ __device__ __forceinline__ void store_row(const Params& params, const Work& work
     if (lane < 32) params.partial_lse[index] = lse;
   } else {
     const int64_t token = int64_t(work.first_token) + row.token;
-    OutputElement* o =
-        static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
+    OutputElement* o = static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
     store_columns(o_acc, factor, o, lane);
     if (params.lse != nullptr && lane < 32) params.lse[token * params.num_qo_heads + row.head] = lse;
   }
