@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import bench_attention, command_line, emulator, env, prefill, runtime
+from flashinfer_jit import bench_attention, bench_plan, command_line, emulator, env, prefill, runtime
 from flashinfer_jit.emulator.assemble import assemble
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling, toolchain
@@ -293,12 +293,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--arch", type=command_line.arch_list, default=tuple(ARCHS.values()), help="default: all"
         )
         attention.add_argument("--json", action="store_true", help="for machines")
+    plan = commands.add_parser("plan", help="host cost of planning and launching batches")
+    plan.add_argument("--json", action="store_true", help="for machines")
     hidden = commands.add_parser("_load")
     hidden.add_argument("keys", nargs="+")
     options = parser.parse_args(argv)
     if options.command == "_load":
         _print_load_times(options.keys)
         return 0
+    if options.command == "plan":
+        return command_line.run(lambda: _plan(options.json))
     archs = [arch.name for arch in options.arch]
     if options.command == "jit":
         return command_line.run(lambda: _jit(archs, options.json))
@@ -316,6 +320,20 @@ def _jit(archs: Sequence[str], as_json: bool) -> int:
     print(format_table(["what", "value", "unit", "goal", "samples"], rows))
     about = host()
     print(f"\n{about['cpu']}, {about['cores']} cores. Emulated times are the emulator's, never a GPU's.")
+    return 0
+
+
+def _plan(as_json: bool) -> int:
+    rows = bench_plan.measure()
+    if as_json:
+        print(json.dumps({"host": host(), "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        return 0
+    cells = [
+        (row.call, f"{row.us:.1f}", f"{row.best_us:.1f}", "" if row.goal_us is None else f"{row.goal_us:g}")
+        for row in rows
+    ]
+    print(format_table(["call", "median us", "best us", "goal us"], cells))
+    print("\nCPU time of this machine, launches left out.")
     return 0
 
 

@@ -467,8 +467,7 @@ __device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& wor
                                            int64_t stride_n, uint32_t columns) {
   const int64_t first = work.kv_head * stride_h;
   const uint64_t base = reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement);
-  const uint32_t stride_bytes = static_cast<uint32_t>(stride_n * sizeof(KvElement));
-  const uint32_t row_bytes = columns * uint32_t(sizeof(KvElement));
+  const uint32_t stride_bytes = stride_n * sizeof(KvElement), row_bytes = columns * sizeof(KvElement);
   return {base, stride_bytes, row_bytes, work.end_key};
 }
 

@@ -51,6 +51,7 @@ LAYERS = (
     ("presets", "progress"),
     ("plan", "explain", "collect_env"),
     ("command_line", "bench_attention"),
+    ("bench_plan",),
     ("compat",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )
