@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flashinfer_jit import emulator
+from flashinfer_jit.errors import HipError
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES
 from flashinfer_jit.variants import AttentionVariant
@@ -72,6 +73,16 @@ def test_against_float64(name, arch):
     assert LSE_TOLERANCE.worst(lse, lse_reference) <= 1
     resources = kernels.build_kernel(batch.key(arch)).meta["resources"]
     assert resources["scratch_bytes"] == resources["vgpr_spills"] == resources["sgpr_spills"] == 0
+
+
+def test_an_output_transform_with_split_keys_is_an_error(arch):
+    """The merge of parts knows nothing of the transform: it must not be left out silently."""
+    batch = dataclasses.replace(BATCHES["ragged"], fixed_split_size=64)
+    inputs = make_batch(batch)
+    bias, gate = torch.zeros(inputs.q.shape[1]), torch.ones(batch.head_dim, dtype=torch.float16)
+    extra = {"variant_bias": bias, "variant_gate": gate, "variant_slope": 0.0, "variant_block_size": 8}
+    with emulator.use_arch(arch), pytest.raises(HipError, match=r"trap"):
+        launch_batch(batch, inputs, arch, **extra)
 
 
 def test_variants_of_one_name_are_two_kernels(arch):
