@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from flashinfer_jit import validation
+from flashinfer_jit.jit.config import default_dtype_o
 
 LOG2_E = math.log2(math.e)
 DEFAULT_ROPE_SCALE = 1.0
 DEFAULT_ROPE_THETA = 1e4
 POSITION_ENCODINGS = {"NONE": "none", "ROPE_LLAMA": "rope_llama", "ALIBI": "alibi"}
-DTYPES_Q = (torch.float16, torch.bfloat16)
 DTYPES_FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+DTYPES_Q = (torch.float16, torch.bfloat16, *DTYPES_FP8)
+DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,26 @@ class LogitsOptions:
     logits_soft_cap: float
     rope_frequency: float
     rope_decay: float
+
+
+def check_dtypes(
+    q: torch.dtype, kv: torch.dtype, o: torch.dtype | None, names: tuple[str, str, str]
+) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+    """Return the dtypes of q, of k and v, and of the output: None is that of q, or for fp8 q that of k and v if it has
+    16 bits, or else float16. FlashInfer makes fp8 outputs there, and its documentation advises against them.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a dtype, or a pair of them, that no kernel is built for; ``names`` are those of the arguments.
+    """
+    validation.check_dtype(names[0], q, DTYPES_Q)
+    fitting = DTYPES_Q if q in DTYPES_FP8 else (q, *DTYPES_FP8)
+    validation.check_dtype(names[1], kv, fitting, "" if q in DTYPES_FP8 else f" with {q} queries")
+    if o is None:
+        o = getattr(torch, default_dtype_o(validation.DTYPE_NAMES[q], validation.DTYPE_NAMES[kv]))
+    validation.check_dtype(names[2], o, DTYPES_O)
+    return q, kv, o
 
 
 def check_logits_options(

@@ -167,7 +167,8 @@ class BatchDecodeWithPagedKVCacheWrapper:
         pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta
             As for ``single_decode_with_kv_cache``.
         q_data_type, kv_data_type, data_type, o_data_type : str or torch.dtype, optional
-            Dtypes of q, of the cache (default: ``data_type``, then that of q) and of the output (that of q).
+            Dtypes of q (16 bits or fp8), of the cache (default: ``data_type``, then that of q) and of the output (that
+            of q, or, if that is fp8, that of the cache, or, if that is fp8 too, float16).
         sm_scale : float, optional
             The softmax scale; the default is ``1 / sqrt(head_dim)``.
         non_blocking : bool
@@ -315,7 +316,7 @@ class BatchDecodeWithPagedKVCacheWrapper:
         q_scale, k_scale, v_scale : float, optional
             Scales of quantised tensors.
         out : torch.Tensor, optional
-            Where to put the output, of the shape of ``q``.
+            Where to put the output, of the shape of ``q`` and the planned dtype.
         lse : torch.Tensor, optional
             Where to put the log-sum-exp with ``return_lse``.
         return_lse : bool

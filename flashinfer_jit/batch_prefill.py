@@ -140,7 +140,9 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         use_fp16_qk_reduction : bool
             Only False: matrix instructions sum in float32 at no cost.
         q_data_type, kv_data_type, o_data_type : str or torch.dtype
-            Dtypes of q (float16 or bfloat16), of k and v (as q; or fp8) and of the output (as q; or float32).
+            Dtypes of q (float16, bfloat16 or fp8), of k and v (as q; or fp8; with fp8 queries any of these) and of the
+            output (float16, bfloat16 or float32; the default is that of q, or, if that is fp8, that of k and v, or, if
+            that is fp8 too, float16).
         non_blocking : bool
             Accepted: copies to the device never block.
         prefix_len_ptr, token_pos_in_items_ptr, token_pos_in_items_len, max_item_len_ptr : optional

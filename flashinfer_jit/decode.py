@@ -9,10 +9,9 @@ import torch
 
 from flashinfer_jit import env, merge, ops, runtime, scheduler, validation
 from flashinfer_jit.attention_options import (
-    DTYPES_FP8,
-    DTYPES_Q,
     LOG2_E,
     LogitsOptions,
+    check_dtypes,
     check_logits_options,
     softmax_scale,
 )
@@ -39,6 +38,7 @@ class _Problem:
     key: KernelKey
     merge_key: KernelKey
     logits: LogitsOptions
+    dtype_o: torch.dtype
     max_parts: int
     num_qo_heads: int
     num_kv_heads: int
@@ -81,11 +81,13 @@ def single_decode_with_kv_cache(
     Parameters
     ----------
     q : torch.Tensor
-        Queries, ``[num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will do whose
-        last one is 1; rows that do not start at multiples of 16 bytes are copied first, with a warning.
+        Queries, ``[num_qo_heads, head_dim_qk]``, float16, bfloat16 or any of the four fp8 dtypes. As for ``k`` and
+        ``v``, any strides will do whose last one is 1; rows that do not start at multiples of 16 bytes are copied
+        first, with a warning.
     k : torch.Tensor
         Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND, of the
-        dtype of ``q`` or of any of the four fp8 dtypes, which are converted exactly on both architectures.
+        dtype of ``q`` or of any of the four fp8 dtypes; with fp8 queries, of any of all these. What is fp8 is converted
+        exactly on both architectures, to the 16-bit dtype of the other operand, or float16 if there is none.
     v : torch.Tensor
         Values, ``[kv_len, num_kv_heads, head_dim_vo]`` or ``[num_kv_heads, kv_len, head_dim_vo]``, dtype as ``k``.
     kv_layout : str
@@ -112,8 +114,9 @@ def single_decode_with_kv_cache(
     Returns
     -------
     torch.Tensor or tuple of torch.Tensor
-        The output, ``[num_qo_heads, head_dim_vo]`` of the dtype of ``q``; with ``return_lse`` also the log-sum-exp of
-        the logits to base 2, ``[num_qo_heads]`` float32. Without keys (``kv_len`` 0) they are 0 and -inf.
+        The output, ``[num_qo_heads, head_dim_vo]`` of the dtype of ``q``, or, if that is fp8, of that of ``k`` and
+        ``v``, or, if that is fp8 too, float16; with ``return_lse`` also the log-sum-exp of the logits to base 2,
+        ``[num_qo_heads]`` float32. Without keys (``kv_len`` 0) they are 0 and -inf.
 
     Raises
     ------
@@ -194,7 +197,8 @@ def _operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any)
 def _fake(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: bool, **_: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    o = q.new_empty((q.shape[0], v.shape[2]))
+    dtypes = check_dtypes(q.dtype, k.dtype, None, ("q", "k", "o"))
+    o = q.new_empty((q.shape[0], v.shape[2]), dtype=dtypes[2])
     return o, q.new_empty(q.shape[:1] if return_lse else 0, dtype=torch.float32)
 
 
@@ -221,8 +225,8 @@ def _validate(
     validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))
     validation.check_tensor("v", v, (*kv_dims, "head_dim_vo"))
     validation.check_device(active, {"q": q, "k": k, "v": v})
-    dtype_q = validation.check_dtype("q", q.dtype, DTYPES_Q)
-    dtype_kv = validation.check_dtype("k", k.dtype, (q.dtype, *DTYPES_FP8))
+    dtypes = check_dtypes(q.dtype, k.dtype, None, ("q", "k", "o"))
+    dtype_q, dtype_kv, dtype_o = (validation.DTYPE_NAMES[dtype] for dtype in dtypes)
     validation.check_dtype("v", v.dtype, (k.dtype,), " as that of k")
     num_qo_heads, head_dim_qk = q.shape
     if k.shape[2] != head_dim_qk:
@@ -243,7 +247,7 @@ def _validate(
         phase="decode",
         dtype_q=dtype_q,
         dtype_kv=dtype_kv,
-        dtype_o=dtype_q,
+        dtype_o=dtype_o,
         head_dim_qk=head_dim_qk,
         head_dim_vo=v.shape[2],
         group_size=group_size,
@@ -255,8 +259,9 @@ def _validate(
     tile = tiling.smallest_holding(tiling.candidates(config, arch), group_size)
     return _Problem(
         key=KernelKey(config, tile, arch),
-        merge_key=merge.merge_key(arch, "float32", dtype_q, v.shape[2]),
+        merge_key=merge.merge_key(arch, "float32", dtype_o, v.shape[2]),
         logits=logits,
+        dtype_o=dtypes[2],
         max_parts=tiling.concurrent_parts(arch, tile, group_size, num_kv_heads),
         num_qo_heads=num_qo_heads,
         num_kv_heads=num_kv_heads,
@@ -305,7 +310,7 @@ def _run(
     kv_begin = max(0, kv_len - 1 - logits.window_left) if logits.window_left >= 0 else 0
     parts, chunk = scheduler.split_one(kv_len - kv_begin, problem.max_parts)
     device = q.device
-    o = torch.empty((num_heads, head_dim_vo), dtype=q.dtype, device=device)
+    o = torch.empty((num_heads, head_dim_vo), dtype=problem.dtype_o, device=device)
     lse = torch.empty((num_heads,), dtype=torch.float32, device=device) if return_lse else None
     tensors = {"q": q, "k": k, "v": v, "o": o}
     partial_o = partial_lse = None

@@ -10,9 +10,8 @@ import torch
 
 from flashinfer_jit import kv_cache, page_table, scheduler, validation
 from flashinfer_jit.attention_options import (
-    DTYPES_FP8,
-    DTYPES_Q,
     LogitsOptions,
+    check_dtypes,
     check_logits_options,
     softmax_scale,
 )
@@ -218,8 +217,5 @@ def resolve_dtypes(q: Any, kv: Any, data_type: Any, o: Any) -> tuple[torch.dtype
     """Return the dtypes of q, the cache and the output; raise UnsupportedConfigError for those without kernels."""
     dtype_q = validation.canonical_dtype("q_data_type", q if q is not None else data_type or "float16")
     dtype_kv = validation.canonical_dtype("kv_data_type", kv if kv is not None else data_type or dtype_q)
-    dtype_o = dtype_q if o is None else validation.canonical_dtype("o_data_type", o)
-    validation.check_dtype("q_data_type", dtype_q, DTYPES_Q)
-    validation.check_dtype("kv_data_type", dtype_kv, (dtype_q, *DTYPES_FP8))
-    validation.check_dtype("o_data_type", dtype_o, (torch.float16, torch.bfloat16, torch.float32))
-    return dtype_q, dtype_kv, dtype_o
+    dtype_o = None if o is None else validation.canonical_dtype("o_data_type", o)
+    return check_dtypes(dtype_q, dtype_kv, dtype_o, ("q_data_type", "kv_data_type", "o_data_type"))

@@ -14,7 +14,13 @@ from typing import Any, NoReturn
 
 from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch, get_arch
-from flashinfer_jit.jit.config import CONFIG_TYPES, AttentionConfig, KernelConfig, config_from_dict
+from flashinfer_jit.jit.config import (
+    CONFIG_TYPES,
+    AttentionConfig,
+    KernelConfig,
+    config_from_dict,
+    default_dtype_o,
+)
 from flashinfer_jit.jit.key import KernelKey, key_from_dict
 from flashinfer_jit.jit.tiling import candidates
 from flashinfer_jit.presets import check_names
@@ -81,7 +87,7 @@ def _value(text: str) -> Any:
 
 
 def _config(values: Mapping[str, Any]) -> KernelConfig:
-    """Return one configuration, the short names written out and the dtypes that are left out as that of Q."""
+    """Return one configuration, the short names written out and the dtypes that are left out as calls have them."""
     family = CONFIG_TYPES.get(values.get("kernel", AttentionConfig.kernel))
     names = {field.name for field in fields(family)} if family is not None else set()
     whole: dict[str, Any] = {}
@@ -93,7 +99,7 @@ def _config(values: Mapping[str, Any]) -> KernelConfig:
         whole.update({long_name: values[long_name] for long_name in SHORT[name] if long_name in values})
     if family is AttentionConfig and "dtype_q" in whole:
         whole.setdefault("dtype_kv", whole["dtype_q"])
-        whole.setdefault("dtype_o", whole["dtype_q"])
+        whole.setdefault("dtype_o", default_dtype_o(whole["dtype_q"], whole["dtype_kv"]))
     if family is AttentionConfig and "head_dim_qk" in whole:
         whole.setdefault("head_dim_vo", whole["head_dim_qk"])
     return config_from_dict(whole)

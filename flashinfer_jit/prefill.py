@@ -10,10 +10,9 @@ import torch
 
 from flashinfer_jit import env, masks, merge, ops, runtime, scheduler, validation
 from flashinfer_jit.attention_options import (
-    DTYPES_FP8,
-    DTYPES_Q,
     LOG2_E,
     LogitsOptions,
+    check_dtypes,
     check_logits_options,
     scale_factor,
     softmax_scale,
@@ -31,8 +30,6 @@ __all__ = [
     "single_prefill_with_kv_cache",
     "single_prefill_with_kv_cache_return_lse",
 ]
-
-DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +92,21 @@ def single_prefill_with_kv_cache(
     Parameters
     ----------
     q : torch.Tensor
-        Queries, ``[qo_len, num_qo_heads, head_dim_qk]``, float16 or bfloat16. As for ``k`` and ``v``, any strides will
-        do whose last one is 1; rows that do not start at multiples of 16 bytes are copied first, with a warning.
+        Queries, ``[qo_len, num_qo_heads, head_dim_qk]``, float16, bfloat16 or any of the four fp8 dtypes.
+        As for ``k`` and ``v``, any strides will do whose last one is 1; rows that do not start at multiples of 16 bytes
+        are copied first, with a warning.
     k : torch.Tensor
         Keys, ``[kv_len, num_kv_heads, head_dim_qk]`` for NHD, ``[num_kv_heads, kv_len, head_dim_qk]`` for HND, of the
-        dtype of ``q`` or of any of the four fp8 dtypes, which are converted exactly on both architectures.
+        dtype of ``q`` or of any of the four fp8 dtypes; with fp8 queries, of any of all these. What is fp8 is converted
+        exactly on both architectures, to the 16-bit dtype of the other operand, or float16 if there is none.
     v : torch.Tensor
         Values, ``[kv_len, num_kv_heads, head_dim_vo]`` or ``[num_kv_heads, kv_len, head_dim_vo]``.
     scale_q, scale_k, scale_v : float or torch.Tensor, optional
         Scales of quantised tensors, one number each: those of ``q`` and ``k`` multiply the softmax scale, that of ``v``
         the output. A tensor of one element is read on the host. Scales per head are refused.
     o_dtype : torch.dtype, optional
-        The output's dtype, float16, bfloat16 or float32; the default is that of ``q``.
+        The output's dtype, float16, bfloat16 or float32; the default is that of ``q``, or, if that is fp8, that of
+        ``k`` and ``v``, or, if that is fp8 too, float16.
     custom_mask : torch.Tensor, optional
         ``[qo_len, kv_len]`` bool, True where the query sees the key. It replaces ``causal``.
     packed_custom_mask : torch.Tensor, optional
@@ -261,7 +261,8 @@ def _operator(
 def _fake(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, o_dtype: torch.dtype | None, return_lse: bool, **_: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    o = q.new_empty((*q.shape[:2], v.shape[2]), dtype=o_dtype or q.dtype)
+    dtypes = check_dtypes(q.dtype, k.dtype, o_dtype, ("q", "k", "o_dtype"))
+    o = q.new_empty((*q.shape[:2], v.shape[2]), dtype=dtypes[2])
     return o, q.new_empty(q.shape[:2] if return_lse else 0, dtype=torch.float32)
 
 
@@ -316,10 +317,9 @@ def _validate(
     validation.check_tensor("v", v, (*kv_dims, "head_dim_vo"))
     validation.check_device(active, {"q": q, "k": k, "v": v})
 
-    dtype_q = validation.check_dtype("q", q.dtype, DTYPES_Q)
-    dtype_kv = validation.check_dtype("k", k.dtype, (q.dtype, *DTYPES_FP8))
+    dtypes = check_dtypes(q.dtype, k.dtype, o_dtype, ("q", "k", "o_dtype"))
+    dtype_q, dtype_kv, dtype_o = (validation.DTYPE_NAMES[dtype] for dtype in dtypes)
     validation.check_dtype("v", v.dtype, (k.dtype,), " as that of k")
-    dtype_o = validation.check_dtype("o_dtype", q.dtype if o_dtype is None else o_dtype, DTYPES_O)
     if use_fp16_qk_reduction:
         validation.refuse("use_fp16_qk_reduction", use_fp16_qk_reduction, "False")
     logits = check_logits_options(
@@ -357,7 +357,7 @@ def _validate(
         keys=tuple(KernelKey(config, tile, arch) for tile in tiles),
         merge_key=merge.merge_key(arch, "float32", dtype_o, head_dim_vo),
         logits=logits,
-        dtype_o=q.dtype if o_dtype is None else o_dtype,
+        dtype_o=dtypes[2],
         num_qo_heads=q.shape[1],
         num_kv_heads=k.shape[head_dim],
         group_size=group_size,

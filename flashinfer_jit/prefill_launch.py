@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from flashinfer_jit import merge, ops, validation
-from flashinfer_jit.attention_options import LOG2_E
+from flashinfer_jit.attention_options import DTYPES_FP8, LOG2_E
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.prefill_plan import PlanMade, PrefillPlanner
@@ -66,6 +66,8 @@ class PrefillLauncher(PrefillPlanner):
             for name, value in (("q_scale", q_scale), ("k_scale", k_scale)):
                 number, factor = _scale(name, value, problem, q)
                 scale *= number
+                if factor is not None and q.dtype in DTYPES_FP8:
+                    validation.refuse(name, value, "a number, or a host tensor of one element, with fp8 queries")
                 if factor is not None:
                     q = q * factor.to(q.dtype)
             q_strides, addresses = q.stride(), (q.data_ptr(), addresses[1], addresses[2])

@@ -9,13 +9,12 @@ import numpy.typing as npt
 import torch
 
 from flashinfer_jit import kv_cache, merge, validation
-from flashinfer_jit.attention_options import DTYPES_FP8, DTYPES_Q, LogitsOptions, check_logits_options
+from flashinfer_jit.attention_options import LogitsOptions, check_dtypes, check_logits_options
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 
-DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
 Lengths = npt.NDArray[np.int64]
 
 
@@ -34,7 +33,7 @@ class PrefillOptions:
     pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta : object
         As FlashInfer names them.
     q_data_type, kv_data_type, o_data_type : torch.dtype, str or None
-        None means that of q.
+        None means that of q; for the output of fp8 queries see ``check_dtypes``.
     """
 
     num_qo_heads: int
@@ -168,14 +167,13 @@ def _resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
         options.head_dim_qk,
     )
     dtype_q = validation.canonical_dtype("q_data_type", options.q_data_type)
-    dtype_kv = dtype_o = dtype_q
+    dtype_kv, dtype_o = dtype_q, None
     if options.kv_data_type is not None:
         dtype_kv = validation.canonical_dtype("kv_data_type", options.kv_data_type)
     if options.o_data_type is not None:
         dtype_o = validation.canonical_dtype("o_data_type", options.o_data_type)
-    name_q = validation.check_dtype("q_data_type", dtype_q, DTYPES_Q)
-    name_kv = validation.check_dtype("kv_data_type", dtype_kv, (dtype_q, *DTYPES_FP8))
-    name_o = validation.check_dtype("o_data_type", dtype_o, DTYPES_O)
+    dtypes = check_dtypes(dtype_q, dtype_kv, dtype_o, ("q_data_type", "kv_data_type", "o_data_type"))
+    name_q, name_kv, name_o = (validation.DTYPE_NAMES[dtype] for dtype in dtypes)
     sm_scale = 1.0 / math.sqrt(options.head_dim_qk)
     if options.sm_scale is not None:
         sm_scale = validation.check_scale("sm_scale", options.sm_scale)
@@ -208,6 +206,6 @@ def _resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
         division=division,
         dtype_q=dtype_q,
         dtype_kv=dtype_kv,
-        dtype_o=dtype_o,
+        dtype_o=dtypes[2],
         sm_scale=sm_scale,
     )

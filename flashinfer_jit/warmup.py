@@ -25,7 +25,7 @@ from flashinfer_jit.errors import (
 )
 from flashinfer_jit.jit.arch import ARCHS, Arch
 from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry, user_root
-from flashinfer_jit.jit.config import ALLOWED, KernelConfig
+from flashinfer_jit.jit.config import OPERAND_DTYPES, KernelConfig
 from flashinfer_jit.jit.files import public_mkdir
 from flashinfer_jit.jit.kernels import KernelKey, build_kernel, find_entry, lookup_in
 from flashinfer_jit.jit.machine import max_jobs
@@ -169,8 +169,8 @@ def _presets(text: str) -> tuple[str, ...]:
 
 def _dtypes(text: str) -> tuple[str, ...]:
     dtypes = _words(text)
-    if not dtypes or not set(dtypes) <= set(ALLOWED["dtype_q"]):
-        raise UnsupportedConfigError(f"{text!r} is not allowed: expected {', '.join(ALLOWED['dtype_q'])}, or both")
+    if not dtypes or not set(dtypes) <= set(OPERAND_DTYPES):
+        raise UnsupportedConfigError(f"{text!r} is not allowed: expected {', '.join(OPERAND_DTYPES)}, or both")
     return dtypes
 
 

@@ -24,6 +24,9 @@ DTYPE_SLUGS: Mapping[str, str] = {
 }
 FP8_DTYPES = tuple(name for name in DTYPE_SLUGS if name.startswith("float8"))
 
+# What the matrix instructions of attention kernels take; fp8 values are converted to one of them, exactly.
+OPERAND_DTYPES = ("float16", "bfloat16")
+
 C = TypeVar("C", bound="type[KernelConfig]")
 CONFIG_TYPES: dict[str, type["KernelConfig"]] = {}
 
@@ -98,7 +101,7 @@ def config_from_dict(values: Mapping[str, Any]) -> KernelConfig:
 # What each axis may be. Where a kernel is not written for a value yet, BUILT says so.
 ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "phase": ("prefill", "decode"),
-    "dtype_q": ("float16", "bfloat16"),
+    "dtype_q": ("float16", "bfloat16", *FP8_DTYPES),
     "dtype_kv": ("float16", "bfloat16", *FP8_DTYPES),
     "dtype_o": ("float16", "bfloat16", "float32"),
     "mask_mode": ("none", "causal", "custom"),
@@ -136,7 +139,8 @@ class AttentionConfig(KernelConfig):
     phase : str
         ``prefill`` (a tile of query rows per workgroup) or ``decode`` (few query rows, KV split over workgroups).
     dtype_q, dtype_kv, dtype_o : str
-        Torch dtype names without ``torch.``.
+        Torch dtype names without ``torch.``. Q, K and V may each be fp8; of two 16-bit dtypes, only equal ones go
+        together, for neither holds all values of the other.
     head_dim_qk, head_dim_vo : int
         Elements of a head of Q and K, and of V and O.
     group_size : int
@@ -192,7 +196,7 @@ class AttentionConfig(KernelConfig):
                 f"head_dim_qk={self.head_dim_qk!r} with head_dim_vo={self.head_dim_vo!r} is not allowed: "
                 "expected equal sizes of 32 to 256 in steps of 16, or 192 with 128"
             )
-        if self.dtype_kv not in (self.dtype_q, *FP8_DTYPES):
+        if len({self.dtype_q, self.dtype_kv} - set(FP8_DTYPES)) > 1:
             raise UnsupportedConfigError(
                 f"dtype_kv={self.dtype_kv!r} with dtype_q={self.dtype_q!r} is not allowed: "
                 "expected the same or an fp8 dtype"
@@ -205,6 +209,19 @@ class AttentionConfig(KernelConfig):
             value = head_dims if axis == "head_dims" else getattr(self, axis)
             if value not in built:
                 raise UnsupportedConfigError(f"{axis}={value!r} is not built yet for {self.phase}: {_one_of(built)}")
+
+    @property
+    def dtype_compute(self) -> str:
+        """The dtype of matrix operands, which holds every value of Q, K and V exactly.
+
+        It is the 16-bit dtype among those of Q and of K and V. Where all are fp8, it is float16, whose three more bits
+        serve P; but rotation can take e5m2 values past the largest float16, so there it is bfloat16.
+        """
+        for dtype in (self.dtype_q, self.dtype_kv):
+            if dtype not in FP8_DTYPES:
+                return dtype
+        rotates_e5m2 = self.position_encoding == "rope_llama" and "e5m2" in self.dtype_q + self.dtype_kv
+        return "bfloat16" if rotates_e5m2 else "float16"
 
     @property
     def template(self) -> str:
@@ -358,6 +375,11 @@ class BatchIndicesConfig(KernelConfig):
     def slug(self) -> str:
         """Return ``batch_indices``: there is one."""
         return "batch_indices"
+
+
+def default_dtype_o(dtype_q: str, dtype_kv: str) -> str:
+    """Return the dtype of the output if none is asked for: that of Q; for fp8 Q that of K and V, or else float16."""
+    return next((dtype for dtype in (dtype_q, dtype_kv) if dtype not in FP8_DTYPES), "float16")
 
 
 def _one_of(values: tuple[Any, ...]) -> str:

@@ -123,7 +123,7 @@ def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
         waves_per_simd = 2 if head_dim <= 160 else 1
     elif (
         waves_per_simd == 4
-        and config.dtype_kv != config.dtype_q
+        and config.dtype_kv != config.dtype_compute
         and config.kv_source in ("page_size_1", "page_size_any")
     ):
         waves_per_simd = 3

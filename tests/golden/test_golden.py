@@ -39,6 +39,7 @@ KEYS = {
         "prefill-page-any": prefill(
             arch, -1, "float16", 64, kv_source="page_size_any", dtype_kv="float8_e4m3fn", mask_mode="causal"
         ),
+        "prefill-fp8-queries": prefill(arch, -1, "float16", 64, dtype_q="float8_e5m2", dtype_kv="float8_e4m3fnuz"),
         "prefill-fp8-fnuz": prefill(arch, -1, "bfloat16", 128, dtype_kv="float8_e5m2fnuz"),
     }.items()
 }

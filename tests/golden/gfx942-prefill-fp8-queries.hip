@@ -1,0 +1,791 @@
+// prefill_e5m2_d64_g1_kv_e4m3fnuz_o_f16_q128x64_w4: generated for gfx942 (MI300A, MI300X, MI325X) from templates/prefill.hip.j2.
+//   kernel             attention
+//   phase              prefill
+//   dtype_q            float8_e5m2
+//   dtype_kv           float8_e4m3fnuz
+//   dtype_o            float16
+//   head_dim_qk        64
+//   head_dim_vo        64
+//   group_size         1
+//   mask_mode          none
+//   kv_source          contiguous
+//   position_encoding  none
+//   has_window         False
+//   has_soft_cap       False
+//   has_sinks          False
+//   variant            None
+// Tile:
+//   block_q            128
+//   block_kv           64
+//   num_waves          4
+//   waves_per_simd     2
+//
+// O = softmax(Q K^T * sm_scale + mask) V for a tile of query rows against all keys that they see, in one pass over
+// K and V (FlashAttention). A wave owns 32 query rows: q_frag and o_acc stay in its registers throughout; the waves of a
+// workgroup share each tile of K and V through LDS.
+// The part of HIP that kernels use, declared here: AMD's headers cost more to parse than a kernel costs to compile,
+// and not every compiler that makes AMDGPU code comes with them.
+#ifndef FIJ_MINI_HIP
+#define FIJ_MINI_HIP
+#ifndef HIP_INCLUDE_HIP_HIP_RUNTIME_H
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __host__ __attribute__((host))
+#define __shared__ __attribute__((shared))
+#define __forceinline__ inline __attribute__((always_inline))
+using int8_t = __INT8_TYPE__;
+using uint8_t = __UINT8_TYPE__;
+using int16_t = __INT16_TYPE__;
+using uint16_t = __UINT16_TYPE__;
+using int32_t = __INT32_TYPE__;
+using uint32_t = __UINT32_TYPE__;
+using int64_t = __INT64_TYPE__;
+using uint64_t = __UINT64_TYPE__;
+using size_t = __SIZE_TYPE__;
+using hipError_t = int;
+using hipStream_t = struct ihipStream_t*;
+constexpr hipError_t hipSuccess = 0;
+struct dim3 {
+  uint32_t x, y, z;
+};
+struct hipFuncAttributes {
+  int binaryVersion;
+  int cacheModeCA;
+  size_t constSizeBytes;
+  size_t localSizeBytes;
+  int maxDynamicSharedSizeBytes;
+  int maxThreadsPerBlock;
+  int numRegs;
+  int preferredShmemCarveout;
+  int ptxVersion;
+  size_t sharedSizeBytes;
+};
+extern "C" {
+hipError_t hipLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** args, size_t dynamic_lds, hipStream_t);
+hipError_t hipFuncGetAttributes(hipFuncAttributes* attributes, const void* kernel);
+hipError_t hipOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads, size_t lds);
+// The compiler's stub of a kernel call refers to these two.
+hipError_t __hipPushCallConfiguration(dim3 grid, dim3 block, size_t dynamic_lds, hipStream_t);
+hipError_t __hipPopCallConfiguration(dim3* grid, dim3* block, size_t* dynamic_lds, hipStream_t*);
+}
+#endif
+#endif
+
+struct Params {
+  const void* q;               // [qo_len, num_qo_heads, head_dim_qk]
+  const void* k;               // [kv_len, num_kv_heads, head_dim_qk]
+  const void* v;               // [kv_len, num_kv_heads, head_dim_vo]
+  void* o;                     // [qo_len, num_qo_heads, head_dim_vo]
+  float* lse;                  // [qo_len, num_qo_heads], base 2; null if not wanted
+  int64_t q_stride_n;          // elements between tokens of q
+  int64_t q_stride_h;          // elements between heads of q
+  int64_t k_stride_n;          // elements between tokens of k
+  int64_t k_stride_h;          // elements between heads of k
+  int64_t v_stride_n;          // elements between tokens of v
+  int64_t v_stride_h;          // elements between heads of v
+  int64_t o_stride_n;          // elements between tokens of o
+  int64_t o_stride_h;          // elements between heads of o
+  int32_t qo_len;              // query tokens
+  int32_t kv_len;              // keys
+  int32_t num_qo_heads;        // heads of q and o
+  int32_t num_kv_heads;        // heads of k and v
+  float sm_scale_log2;         // softmax scale times log2(e)
+  float output_scale;          // factor of o: the scale of v
+  float logits_soft_cap;       // cap of the logits
+  int32_t window_left;         // keys seen before a token's own
+  int32_t num_chunks;          // parts that the keys are split into, 1 for no split
+  int32_t kv_chunk_len;        // keys of a part, a multiple of the tile's
+  const uint8_t* custom_mask;  // packed bits [qo_len, kv_len], at least 8 bytes
+  double rope_frequency;       // revolutions per token of the first pair: 1 / (2 pi rope_scale)
+  double rope_decay;           // from one pair to the next: rope_theta^(-2 / head_dim_qk)
+  float* partial_o;            // [qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1
+  float* partial_lse;          // [qo_len, num_chunks, num_qo_heads]
+  const float* sinks;          // [num_qo_heads]: logits of keys whose value is 0
+};
+static_assert(sizeof(Params) == 192, "the struct that Python fills has this size");
+static_assert(__builtin_offsetof(Params, qo_len) == 104);
+static_assert(__builtin_offsetof(Params, custom_mask) == 144);
+
+constexpr int kWaveSize = 64;
+constexpr int kBlockQ = 128;
+constexpr int kBlockKv = 64;
+constexpr int kNumWaves = 4;
+constexpr int kThreadsPerBlock = kWaveSize * kNumWaves;
+constexpr int kHeadDimQk = 64;
+constexpr int kHeadDimVo = 64;
+constexpr int kGroupSize = 1;
+// The waves of a workgroup share its rows, 32 each, and, where they are more than that takes, the keys of a tile.
+constexpr int kRowWaves = kBlockQ / 32;
+constexpr int kKeyWaves = kNumWaves / kRowWaves;
+constexpr int kKeysPerWave = kBlockKv / kKeyWaves;
+static_assert(kRowWaves * kKeyWaves == kNumWaves && kKeysPerWave % 32 == 0);
+// Tiles of matrix instructions: 32 keys, 32 columns of the output, 16 elements of the head dim.
+constexpr int kKeyBlocks = kKeysPerWave / 32;
+constexpr int kColumnBlocks = (kHeadDimVo + 31) / 32;
+constexpr int kHeadSteps = kHeadDimQk / 16;
+
+constexpr int min(int a, int b) { return a < b ? a : b; }
+constexpr int max(int a, int b) { return a > b ? a : b; }
+
+// Matrix instructions. A wave holds the operands of D[m][n] += sum over k of A[m][k] B[k][n] in its registers so that
+//   lane l, element i of A (8 elements):      m = l % 32,  k = 8 * (l / 32) + i
+//   lane l, element i of B (8 elements):      n = l % 32,  k = 8 * (l / 32) + i
+//   lane l, register r of D (16 registers):   n = l % 32,  m = 8 * (r / 4) + 4 * (l / 32) + r % 4
+// Two products are chained: S^T = K Q^T (m is a key, n a query row, k runs over the head dim), then O^T = V^T P^T
+// (m is an output column, n a query row, k a key). Both times n is the query row, so a lane works for one query row
+// throughout, and with the keys of K's rows ordered by key_of_matrix_row below, the registers of S^T are, element by
+// element, what the second product wants as B. P never leaves its lane.
+template <typename T, int N>
+using Vector = T __attribute__((ext_vector_type(N)));
+using Element = _Float16;
+using Fragment = Vector<Element, 8>;
+using Accumulator = Vector<float, 16>;
+
+__device__ __forceinline__ Accumulator multiply_accumulate(Fragment a, Fragment b, Accumulator d) {
+  // The instruction of this GPU takes k = 4 * (l / 32) + i with i < 4. Which keys or columns a k stands for is free as
+  // long as A and B agree: the first instruction takes elements 0 to 3 of both halves of the wave, the second 4 to 7.
+  using Half = Vector<Element, 4>;
+  struct Halves {
+    Half low, high;
+  };
+  const Halves a_halves = __builtin_bit_cast(Halves, a);
+  const Halves b_halves = __builtin_bit_cast(Halves, b);
+  d = __builtin_amdgcn_mfma_f32_32x32x8f16(a_halves.low, b_halves.low, d, 0, 0, 0);
+  return __builtin_amdgcn_mfma_f32_32x32x8f16(a_halves.high, b_halves.high, d, 0, 0, 0);
+}
+
+// The key, within 32, that row m of the first product stands for: bits 2 and 3 change places. Register r of S^T then
+// holds key 16 * (r / 8) + 8 * (l / 32) + r % 8, so registers 0..7 and 8..15 are two B operands of the second product.
+constexpr int key_of_matrix_row(int m) { return (m & ~12) | ((m & 4) << 1) | ((m & 8) >> 1); }
+
+// The rows of the second product, within 32, stand for columns of the output in such an order that lane l holds the 16
+// consecutive columns d = 16 * (l / 32) + r in its registers, which it stores with wide instructions.
+constexpr int matrix_row_of_column(int d) { return ((d & 12) << 1) | ((d & 16) >> 2) | (d & 3); }
+
+// Converts 8 probabilities to the operand type.
+__device__ __forceinline__ Fragment to_fragment(Vector<float, 8> p) {
+  // Towards zero: one instruction for two values, where to nearest takes three.
+  Vector<uint32_t, 4> pairs;
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(p[2 * i], p[2 * i + 1]));
+  }
+  return __builtin_bit_cast(Fragment, pairs);
+}
+using OutputElement = _Float16;
+
+// LDS holds two stages, each a tile of K and a tile of V: one is worked on while the other is filled.
+// What a wave reads at once is served in turns of kBankBytes, so lanes of one turn should meet all banks. The unit of
+// placement is a chunk of 8 elements, 16 bytes.
+constexpr int kBankBytes = 128;
+constexpr int kChunkBytes = 8 * sizeof(Element);
+using LdsBytes = __attribute__((address_space(3))) uint8_t;
+template <typename T>
+using LdsPointer = __attribute__((address_space(3))) T*;
+
+// Rows of kColumns elements. Reading lanes take the same columns of neighbouring rows, kUnit chunks at a time: if the
+// chunks of a row are a power of two, chunk c of row r lies at place c ^ swizzle(r); otherwise rows lie an odd number of
+// units apart. Rows that meet in a turn then differ in their banks.
+template <int kColumns, int kUnit>
+struct RowLayout {
+  static constexpr int kRowChunks = kColumns / 8;
+  static constexpr bool kSwizzled = (kRowChunks & (kRowChunks - 1)) == 0;
+  static constexpr int kPitchChunks = kSwizzled ? kRowChunks : (((kRowChunks + kUnit - 1) / kUnit) | 1) * kUnit;
+  static constexpr int kPitch = kPitchChunks * kChunkBytes;
+  static constexpr int kBytes = kBlockKv * kPitch;
+
+  static constexpr int swizzle(int row) {
+    constexpr int kRowsPerTurn = kPitch < kBankBytes ? kBankBytes / kPitch : 1;
+    constexpr int kChunksPerTurn = (kPitch < kBankBytes ? kPitch : kBankBytes) / kChunkBytes;
+    return kSwizzled ? row / kRowsPerTurn * kUnit & (kChunksPerTurn - 1) : 0;
+  }
+
+  // Byte offset of a chunk in the tile.
+  static constexpr int place(int row, int chunk) { return row * kPitch + (chunk ^ swizzle(row)) * kChunkBytes; }
+
+  // The place of a chunk that is a multiple of kUnit further right than the one at offset.
+  static constexpr int move_right(int offset, int chunks) {
+    return kSwizzled ? offset ^ chunks * kChunkBytes : offset + chunks * kChunkBytes;
+  }
+};
+
+// K: row r of the tile holds the key of matrix row r, see key_of_matrix_row.
+using KLayout = RowLayout<kHeadDimQk, 1>;
+
+// Where lane l starts to read A operands of S^T = K Q^T: matrix row l % 32, chunk l / 32 of every step's two.
+__device__ __forceinline__ int k_lane_offset(int first_row, int lane) {
+  return KLayout::place(first_row + lane % 32, lane / 32);
+}
+
+// The A operand of matrix rows 32 * block .. + 31 and head dim elements 16 * step .. + 15.
+__device__ __forceinline__ Fragment read_k(const LdsBytes* tile, int lane_offset, int block, int step) {
+  const LdsBytes* address = tile + KLayout::move_right(lane_offset, 2 * step) + 32 * block * KLayout::kPitch;
+  return *reinterpret_cast<LdsPointer<const Fragment>>(address);
+}
+
+// V is transposed on its way into LDS: a chunk is 8 keys of one column. Chunks of 8 keys lie in the order of the matrix
+// rows that make their columns, permuted within 8 so that the lanes of a turn meet all banks: for reads of 16 bytes these
+// are lanes 0-3 with 20-23, 4-7 with 16-19, 8-11 with 28-31, 12-15 with 24-27 and the same from 32 on, for writes 8 in a row.
+struct VLayout {
+  static constexpr int kMatrixRows = (kHeadDimVo + 31) / 32 * 32;
+  static constexpr int kBytes = kBlockKv / 8 * kMatrixRows * kChunkBytes;
+
+  static constexpr int place(int keys, int matrix_row) {
+    return (keys * kMatrixRows + (matrix_row ^ ((matrix_row >> 1 & 4) | (matrix_row >> 4 & 1)))) * kChunkBytes;
+  }
+
+  // Where lane l starts to read A operands of O^T = V^T P^T: matrix row l % 32, chunk l / 32 of every step's two.
+  __device__ static int lane_offset(int first_key, int lane) { return place(first_key / 8 + lane / 32, lane % 32); }
+
+  // The A operand of output columns 32 * block .. + 31 and keys 16 * step .. + 15.
+  __device__ static Fragment read(LdsBytes* tile, int lane_offset, int block, int step) {
+    const LdsBytes* address = tile + lane_offset + (2 * step * kMatrixRows + 32 * block) * kChunkBytes;
+    return *reinterpret_cast<LdsPointer<const Fragment>>(address);
+  }
+};
+
+// From what K and V are stored as to Element, which every float8_e4m3fnuz value is exactly.
+using KvElement = uint8_t;
+using KvChunk = Vector<uint32_t, 2>;
+
+// Elements 2 * pair and 2 * pair + 1 of the 4 in a word.
+__device__ __forceinline__ uint32_t to_element_pair(uint32_t word, int pair) {
+  // This GPU's conversion knows this flavour. The flag that selects the pair has to be a constant.
+  const auto values =
+      pair == 0 ? __builtin_amdgcn_cvt_pk_f32_fp8(word, false) : __builtin_amdgcn_cvt_pk_f32_fp8(word, true);
+  const float low = values[0];
+  const float high = values[1];
+  return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(low, high));
+}
+
+__device__ __forceinline__ Fragment to_elements(KvChunk chunk) {
+  Vector<uint32_t, 4> pairs;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = to_element_pair(chunk[i / 2], i % 2);
+  return __builtin_bit_cast(Fragment, pairs);
+}
+
+// Global memory through buffer descriptors that end at the last byte of the last row: the memory unit gives zero for a row
+// past it, so nothing outside the tensor is touched and no NaN from there is met.
+using BufferDescriptor = Vector<uint32_t, 4>;
+
+// Describes num_rows rows (none if negative) of row_bytes bytes, stride_bytes apart, from base on.
+__device__ __forceinline__ BufferDescriptor describe_rows(uint64_t base, int num_rows, uint32_t stride_bytes,
+                                                          uint32_t row_bytes) {
+  const uint32_t num_bytes = num_rows > 0 ? (num_rows - 1) * stride_bytes + row_bytes : 0;
+  // The last word says: raw 32-bit data, no swizzle.
+  return {static_cast<uint32_t>(base), static_cast<uint32_t>(base >> 32) & 0xffffu, num_bytes, 0x00020000u};
+}
+
+// The offset is whole in the lane's register: what an instruction adds from a scalar register is not checked for range.
+template <typename T>
+__device__ __forceinline__ T buffer_load(BufferDescriptor rows, uint32_t offset) {
+  const auto base = reinterpret_cast<void*>(rows.x | static_cast<uint64_t>(rows.y) << 32);
+  const auto descriptor = __builtin_amdgcn_make_buffer_rsrc(base, 0, rows.z, rows.w);
+  if constexpr (sizeof(T) == 16) {
+    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b128(descriptor, offset, 0, 0));
+  } else if constexpr (sizeof(T) == 8) {
+    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b64(descriptor, offset, 0, 0));
+  } else {
+    return __builtin_bit_cast(T, __builtin_amdgcn_raw_buffer_load_b32(descriptor, offset, 0, 0));
+  }
+}
+
+// The query heads that share a KV head are packed into rows: row r is query token r / kGroupSize, head r % kGroupSize of
+// the group. A tile of K and V then serves them all, and short queries still fill a tile.
+struct QueryRow {
+  int token;
+  int head;
+};
+
+__device__ __forceinline__ QueryRow unpack_row(int packed_row, int kv_head) {
+  const int token = packed_row / kGroupSize;
+  return {token, kv_head * kGroupSize + packed_row - token * kGroupSize};
+}
+
+// Online softmax in the domain of exp2: p = 2^(s * scale_log2 - row_max), o_acc and row_sum relative to row_max.
+// row_max is a reference, not always the maximum: it moves only when some row's logits exceed it by more than
+// kRescaleThreshold. Until then p is at most 2^8, far inside the range of every operand type, and neither o_acc is
+// multiplied nor the two lanes of a row are compared. One wave-wide vote decides.
+constexpr float kRescaleThreshold = 8.0f;
+constexpr float kInfinity = __builtin_inff();
+// Below every logit, yet finite: a row without visible keys then gives p = 2^(-inf) = 0 and no inf - inf.
+constexpr float kLowestMax = -1.0e30f;
+
+struct RowState {
+  float row_max = kLowestMax;
+  float row_sum = 0.0f;  // of this lane's half of the keys; the halves are added in the epilogue
+};
+
+// The value of the other lane that works for the same query row.
+__device__ __forceinline__ float from_other_half(float value) {
+  const int other_lane = (__builtin_amdgcn_workitem_id_x() ^ 32) % kWaveSize;
+  return __builtin_bit_cast(float, __builtin_amdgcn_ds_bpermute(4 * other_lane, __builtin_bit_cast(int, value)));
+}
+
+// Turns a tile of S^T into P^T and accounts for it in state; o_acc is scaled when row_max moves.
+__device__ __forceinline__ void online_softmax(const Accumulator (&s_tile)[kKeyBlocks], float scale_log2,
+                                               RowState& state, Accumulator (&o_acc)[kColumnBlocks],
+                                               Fragment (&p_tile)[2 * kKeyBlocks]) {
+  float tile_max = -kInfinity;
+#pragma unroll
+  for (int block = 0; block < kKeyBlocks; ++block) {
+#pragma unroll
+    for (int r = 0; r < 16; ++r) tile_max = __builtin_fmaxf(tile_max, s_tile[block][r]);
+  }
+  tile_max *= scale_log2;
+  if (__builtin_amdgcn_ballot_w64(tile_max > state.row_max + kRescaleThreshold) != 0) {
+    const float new_max = __builtin_fmaxf(state.row_max, __builtin_fmaxf(tile_max, from_other_half(tile_max)));
+    const float rescale = __builtin_amdgcn_exp2f(state.row_max - new_max);
+    state.row_max = new_max;
+    state.row_sum *= rescale;
+#pragma unroll
+    for (int block = 0; block < kColumnBlocks; ++block) o_acc[block] *= rescale;
+  }
+#pragma unroll
+  for (int step = 0; step < 2 * kKeyBlocks; ++step) {
+    Vector<float, 8> p;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float s = s_tile[step / 2][step % 2 * 8 + i];
+      p[i] = __builtin_amdgcn_exp2f(__builtin_fmaf(s, scale_log2, -state.row_max));
+      state.row_sum += p[i];
+    }
+    p_tile[step] = to_fragment(p);
+  }
+}
+
+// From products of queries and keys to logits in units of log2(e), the base in which the softmax works.
+// They are only scaled, which costs nothing where the softmax subtracts its reference.
+constexpr bool kLogitsAreScaled = false;
+
+// Which keys a query token sees: first .. last, both included, none if last < first. Both grow with the token.
+struct KeyRange {
+  int first, last;
+};
+constexpr bool kCausal = false;
+constexpr bool kHasWindow = false;
+
+__device__ __forceinline__ KeyRange visible_keys(const Params& params, int token, int qo_len, int kv_len) {
+  // The last token stands at the last key: masks are aligned to the bottom right corner.
+  const int own_key = token + kv_len - qo_len;
+  return {kHasWindow ? max(own_key - params.window_left, 0) : 0, kCausal ? own_key : kv_len - 1};
+}
+
+// What the rows of a wave see, from the ranges of its first and its last row.
+struct WaveView {
+  KeyRange first_row, last_row;
+
+  // Whether any row sees any of these keys, and whether every row sees all of them.
+  __device__ __forceinline__ bool touches(int first_key, int last_key) const {
+    return first_key <= last_row.last && last_key >= first_row.first;
+  }
+  __device__ __forceinline__ bool covers(int first_key, int last_key) const {
+    return last_key <= first_row.last && first_key >= last_row.first;
+  }
+};
+
+// Sets the logits of the keys that the lane's row does not see to -inf; first_key is that of the first matrix row.
+__device__ __forceinline__ void mask_tile(Accumulator (&s_tile)[kKeyBlocks], int first_key, KeyRange visible,
+                                          int lane) {
+  const int lane_key = first_key + 8 * (lane / 32);
+  const int last = visible.last - lane_key;
+  const int first = visible.first - lane_key;
+#pragma unroll
+  for (int block = 0; block < kKeyBlocks; ++block) {
+#pragma unroll
+    for (int r = 0; r < 16; ++r) {
+      const int bit = 16 * (r / 8) + r % 8;
+      const int key = 32 * block + bit;
+      bool seen = key <= last && (!kHasWindow || key >= first);
+      s_tile[block][r] = seen ? s_tile[block][r] : -kInfinity;
+    }
+  }
+}
+
+// The part of the problem that a workgroup does: kBlockQ packed rows of one KV head against a range of keys.
+struct Work {
+  int qo_len, kv_len;       // of the request
+  int kv_head;              // the KV head
+  int first_row, num_rows;  // packed rows; num_rows is that of the request
+  int first_key, end_key;   // first_key is a multiple of kBlockKv from the beginning of the chunk
+  bool is_partial;          // whether the keys are split; then token t's share is first_partial + t * partial_stride
+  int first_partial, partial_stride;
+  static constexpr int first_token = 0;
+};
+
+__device__ __forceinline__ Work find_work(const Params& params) {
+  Work work;
+  work.qo_len = params.qo_len;
+  work.kv_len = params.kv_len;
+  work.num_rows = params.qo_len * kGroupSize;
+  // Heads are neighbours, so that those of a KV head meet in one L2 where the number of KV heads is a multiple of the
+  // number of dies; the last rows, which see most keys under a causal mask, come first.
+  const int workgroup = __builtin_amdgcn_workgroup_id_x();
+  const int tile_and_chunk = workgroup / params.num_kv_heads;
+  const int tile_from_end = tile_and_chunk / params.num_chunks;
+  work.kv_head = workgroup - tile_and_chunk * params.num_kv_heads;
+  const int chunk = tile_and_chunk - tile_from_end * params.num_chunks;
+  work.is_partial = params.partial_o != nullptr;
+  work.first_partial = chunk;
+  work.partial_stride = params.num_chunks;
+  work.first_row = ((work.num_rows - 1) / kBlockQ - tile_from_end) * kBlockQ;
+
+  // Keys that no row of the tile sees are not visited.
+  const int last_row = min(work.first_row + kBlockQ, work.num_rows) - 1;
+  const int chunk_begin = chunk * params.kv_chunk_len;
+  const KeyRange first = visible_keys(params, work.first_row / kGroupSize, work.qo_len, work.kv_len);
+  const KeyRange last = visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len);
+  work.first_key = chunk_begin + max(first.first - chunk_begin, 0) / kBlockKv * kBlockKv;
+  work.end_key = min(chunk_begin + params.kv_chunk_len, last.last + 1);
+  return work;
+}
+
+__device__ __forceinline__ WaveView wave_view(const Params& params, const Work& work, int row_wave) {
+  const int first_row = min(work.first_row + row_wave * 32, work.num_rows - 1);
+  const int last_row = min(first_row + 31, work.num_rows - 1);
+  return {visible_keys(params, first_row / kGroupSize, work.qo_len, work.kv_len),
+          visible_keys(params, last_row / kGroupSize, work.qo_len, work.kv_len)};
+}
+
+static dim3 launch_grid(const Params& params) {
+  const uint32_t num_tiles = (uint32_t(params.qo_len) * kGroupSize + kBlockQ - 1) / kBlockQ;
+  return {num_tiles * params.num_chunks * params.num_kv_heads, 1, 1};
+}
+
+// A value that is the same in all lanes, moved to a scalar register.
+__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
+
+// The rows of K or V of one KV head: row_bytes bytes each, stride_bytes apart.
+struct KeyRows {
+  uint64_t base;  // of the request's first key
+  uint32_t stride_bytes;
+  uint32_t row_bytes;
+  int num_keys;
+
+  // Describes up to max_keys rows from first_key on; none if it is past the last.
+  __device__ __forceinline__ BufferDescriptor describe(int first_key, int max_keys) const {
+    const uint64_t first = base + uint64_t(first_key) * stride_bytes;
+    return describe_rows(first, min(num_keys - first_key, max_keys), stride_bytes, row_bytes);
+  }
+};
+
+// Those of the request and KV head that the workgroup has.
+__device__ __forceinline__ KeyRows rows_of(const Params& params, const Work& work, const void* tensor, int64_t stride_h,
+                                           int64_t stride_n, uint32_t columns) {
+  const int64_t first = work.kv_head * stride_h;
+  const uint64_t base = reinterpret_cast<uint64_t>(tensor) + first * sizeof(KvElement);
+  const uint32_t stride_bytes = stride_n * sizeof(KvElement), row_bytes = columns * sizeof(KvElement);
+  return {base, stride_bytes, row_bytes, work.end_key};
+}
+
+// Waits until this wave's loads and LDS writes have arrived, then for all waves of the workgroup: after it, every wave
+// sees the tile, and no wave reads the tile before it any more.
+__device__ __forceinline__ void wait_for_tile() {
+  asm volatile("s_waitcnt vmcnt(0) lgkmcnt(0)\n\ts_barrier" ::: "memory");
+}
+
+// Bringing tiles of K and V into LDS. load() sets out for the tile from a key on, store() finishes what load() began;
+// between the two the wave computes.
+
+// Rows that change on their way: through registers, where store() makes Elements of them and, for K with a rotary
+// position encoding, rotates them.
+template <typename Layout, bool kMatrixOrder, bool kRotate>
+struct StagedTile {
+  static constexpr int kChunksPerUnit = kRotate ? 2 : 1;  // elements d and d + kColumns / 2 rotate together
+  static constexpr int kUnitsPerRow = Layout::kRowChunks / kChunksPerUnit;
+  static constexpr int kUnits = kBlockKv * kUnitsPerRow;
+  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+
+  KeyRows rows;
+  int thread;
+  int tile_key;
+  KvChunk chunks[kUnitsPerThread][kChunksPerUnit];
+
+  __device__ __forceinline__ StagedTile(KeyRows key_rows, int wave, int lane)
+      : rows(key_rows), thread(wave * kWaveSize + lane) {}
+
+  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
+    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
+    tile_key = first_key;
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const uint32_t offset = unit / kUnitsPerRow * rows.stride_bytes + unit % kUnitsPerRow * sizeof(KvChunk);
+#pragma unroll
+      for (int part = 0; part < kChunksPerUnit; ++part) {
+        chunks[i][part] = buffer_load<KvChunk>(tile_rows, offset + part * kUnitsPerRow * sizeof(KvChunk));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(LdsBytes* tile) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const int key = unit / kUnitsPerRow;
+      const int row = kMatrixOrder ? key_of_matrix_row(key) : key;  // the exchange of two bits is its own inverse
+      Fragment values[kChunksPerUnit];
+#pragma unroll
+      for (int part = 0; part < kChunksPerUnit; ++part) values[part] = to_elements(chunks[i][part]);
+      if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+#pragma unroll
+        for (int part = 0; part < kChunksPerUnit; ++part) {
+          const int place = Layout::place(row, unit % kUnitsPerRow + part * kUnitsPerRow);
+          *reinterpret_cast<LdsPointer<Fragment>>(tile + place) = values[part];
+        }
+      }
+    }
+  }
+};
+
+// V, transposed in registers: a thread loads a word of columns of 8 keys and stores 8 keys of each of its columns.
+struct TransposedTile {
+  static constexpr int kColumnsPerWord = 4 / sizeof(KvElement);
+  static constexpr int kWordsPerRow = kHeadDimVo / kColumnsPerWord;
+  static constexpr int kUnits = kBlockKv / 8 * kWordsPerRow;
+  static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+
+  KeyRows rows;
+  int thread;
+  uint32_t words[kUnitsPerThread][8];  // of 8 keys, on their way
+
+  __device__ __forceinline__ TransposedTile(KeyRows key_rows, int wave, int lane)
+      : rows(key_rows), thread(wave * kWaveSize + lane) {}
+
+  __device__ __forceinline__ void load(int first_key, LdsBytes*) {
+    const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+      const uint32_t offset = unit / kWordsPerRow * 8 * rows.stride_bytes + unit % kWordsPerRow * 4;
+#pragma unroll
+      for (int key = 0; key < 8; ++key) {
+        words[i][key] = buffer_load<uint32_t>(tile_rows, offset + key * rows.stride_bytes);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(LdsBytes* tile) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerThread; ++i) {
+      const int unit = i * kThreadsPerBlock + thread;
+#pragma unroll
+      for (int column_pair = 0; column_pair < kColumnsPerWord / 2; ++column_pair) {
+        const int column = unit % kWordsPerRow * kColumnsPerWord + 2 * column_pair;
+        const int matrix_row = column / 32 * 32 + matrix_row_of_column(column % 32);
+        Vector<uint32_t, 4> even, odd;
+#pragma unroll
+        for (int key = 0; key < 8; key += 2) {
+          const uint32_t first = to_element_pair(words[i][key], column_pair);
+          const uint32_t second = to_element_pair(words[i][key + 1], column_pair);
+          even[key / 2] = __builtin_amdgcn_perm(second, first, 0x05040100u);
+          odd[key / 2] = __builtin_amdgcn_perm(second, first, 0x07060302u);
+        }
+        if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+          using Chunk = LdsPointer<Vector<uint32_t, 4>>;
+          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row)) = even;
+          *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row + 1)) = odd;
+        }
+      }
+    }
+  }
+};
+
+using KTile = StagedTile<KLayout, true, false>;
+using VTile = TransposedTile;
+
+// From fp8 Q to Element, which every float8_e5m2 value is exactly.
+// Elements 2 * pair and 2 * pair + 1 of the 4 in a word.
+__device__ __forceinline__ uint32_t to_query_pair(uint32_t word, int pair) {
+  // This GPU's conversion means another flavour by the same bits, so the value is put together: exponent and mantissa
+  // moved to where float32 has them, then scaled by the difference of the exponent biases.
+  const auto convert = [](uint32_t byte) {
+    const uint32_t magnitude = byte & 0x7fu;
+    float value = __builtin_bit_cast(float, magnitude << 21) * 0x1p112f;
+    if (magnitude >= 0x7cu) value = magnitude == 0x7cu ? __builtin_inff() : __builtin_nanf("");
+    return (byte & 0x80u) != 0 ? -value : value;
+  };
+  const float low = convert(word >> (16 * pair) & 0xffu);
+  const float high = convert(word >> (16 * pair + 8) & 0xffu);
+  return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(low, high));
+}
+
+template <int N>
+__device__ __forceinline__ Vector<Element, N> load_query(const uint8_t* q) {
+  const auto words = *reinterpret_cast<const Vector<uint32_t, N / 4>*>(q);
+  Vector<uint32_t, N / 2> pairs;
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    pairs[i] = to_query_pair(words[i / 2], i % 2);
+  }
+  return __builtin_bit_cast(Vector<Element, N>, pairs);
+}
+
+// The B operands of S^T = K Q^T: a lane holds its query row, 8 of every 16 elements.
+__device__ __forceinline__ void load_q(const Params& params, const Work& work, QueryRow row, int lane,
+                                       Fragment (&q_frag)[kHeadSteps]) {
+  const uint8_t* q = static_cast<const uint8_t*>(params.q) + (work.first_token + row.token) * params.q_stride_n +
+                     row.head * params.q_stride_h;
+#pragma unroll
+  for (int step = 0; step < kHeadSteps; ++step) {
+    const int chunk = 2 * step + lane / 32;
+    q_frag[step] = load_query<8>(q + 8 * chunk);
+  }
+}
+
+// Stores 16 consecutive columns of every 32 of a row, as many as there are.
+template <typename T>
+__device__ __forceinline__ void store_columns(const Accumulator (&o_acc)[kColumnBlocks], float factor, T* o, int lane) {
+#pragma unroll
+  for (int block = 0; block < kColumnBlocks; ++block) {
+    using Columns = Vector<T, 16>;
+    const int column = 32 * block + 16 * (lane / 32);
+    if (column < kHeadDimVo) {
+      *reinterpret_cast<Columns*>(o + column) = __builtin_convertvector(o_acc[block] * factor, Columns);
+    }
+  }
+}
+
+// Normalises a lane's row and stores it with its log-sum-exp to base 2: as the result, or, where the keys are split into
+// chunks, as the chunk's share of it for merge_states, which then applies output_scale. A row that saw no key has
+// row_sum 0: o = 0 and lse = -inf.
+__device__ __forceinline__ void store_row(const Params& params, const Work& work,
+                                          const Accumulator (&o_acc)[kColumnBlocks], RowState state, QueryRow row,
+                                          int lane) {
+  float row_sum = state.row_sum + from_other_half(state.row_sum);
+  const float output_scale = work.is_partial ? 1.0f : params.output_scale;
+  const float factor = row_sum == 0.0f ? 0.0f : output_scale / row_sum;
+  const float lse = state.row_max + __builtin_amdgcn_logf(row_sum);
+  if (work.is_partial) {
+    const int64_t partial_row = work.first_partial + int64_t(row.token) * work.partial_stride;
+    const int64_t index = partial_row * params.num_qo_heads + row.head;
+    store_columns(o_acc, factor, params.partial_o + index * kHeadDimVo, lane);
+    if (lane < 32) params.partial_lse[index] = lse;
+  } else {
+    const int64_t token = int64_t(work.first_token) + row.token;
+    OutputElement* o = static_cast<OutputElement*>(params.o) + token * params.o_stride_n + row.head * params.o_stride_h;
+    store_columns(o_acc, factor, o, lane);
+    if (params.lse != nullptr && lane < 32) params.lse[token * params.num_qo_heads + row.head] = lse;
+  }
+}
+
+constexpr int kStageBytes = KLayout::kBytes + VLayout::kBytes;
+constexpr int kLdsBytes = 2 * kStageBytes;
+
+extern "C" __global__ void
+    __attribute__((amdgpu_flat_work_group_size(kThreadsPerBlock, kThreadsPerBlock), amdgpu_waves_per_eu(2, 2)))
+    prefill_e5m2_d64_g1_kv_e4m3fnuz_o_f16_q128x64_w4(const Params params) {
+  __shared__ __attribute__((aligned(1024))) uint8_t lds_storage[kLdsBytes];
+  LdsBytes* const lds = (LdsBytes*)lds_storage;
+  const int lane = __builtin_amdgcn_workitem_id_x() % kWaveSize;
+  const int wave = uniform(__builtin_amdgcn_workitem_id_x() / kWaveSize);
+  const int row_wave = wave % kRowWaves;
+  const int key_wave = wave / kRowWaves;
+
+  const Work work = find_work(params);
+  const WaveView view = wave_view(params, work, row_wave);
+
+  // This lane's row; lanes past the last row repeat it and store nothing.
+  const int packed_row = work.first_row + row_wave * 32 + lane % 32;
+  const QueryRow row = unpack_row(min(packed_row, work.num_rows - 1), work.kv_head);
+  const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
+
+  // The first tile sets out, then Q: B operands of S^T = K Q^T.
+  KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, kHeadDimQk), wave, lane);
+  VTile v_tile(rows_of(params, work, params.v, params.v_stride_h, params.v_stride_n, kHeadDimVo), wave, lane);
+  k_tile.load(work.first_key, lds);
+  v_tile.load(work.first_key, lds + KLayout::kBytes);
+  Fragment q_frag[kHeadSteps];
+  load_q(params, work, row, lane, q_frag);
+  k_tile.store(lds);
+  v_tile.store(lds + KLayout::kBytes);
+  // Use Q once here: else the compiler waits for it in the loop, and with it for the tile that is on its way there.
+#pragma unroll
+  for (int step = 0; step < kHeadSteps; ++step) asm volatile("" : "+v"(q_frag[step]));
+
+  const int k_offset = k_lane_offset(key_wave * kKeysPerWave, lane);
+  const int v_offset = VLayout::lane_offset(key_wave * kKeysPerWave, lane);
+  Accumulator o_acc[kColumnBlocks] = {};
+  RowState state;
+  int stage = 0;
+  for (int first_key = work.first_key; first_key < work.end_key; first_key += kBlockKv) {
+    LdsBytes* const k_lds = lds + stage;
+    LdsBytes* const v_lds = k_lds + KLayout::kBytes;
+    wait_for_tile();
+
+    // The next tile sets out for the other stage; after the last one there are no rows to load.
+    stage = kStageBytes - stage;
+    k_tile.load(first_key + kBlockKv, lds + stage);
+    v_tile.load(first_key + kBlockKv, lds + stage + KLayout::kBytes);
+
+    const int wave_first_key = first_key + key_wave * kKeysPerWave;
+    const int wave_last_key = wave_first_key + kKeysPerWave - 1;
+    if (view.touches(wave_first_key, wave_last_key)) {
+      Accumulator s_tile[kKeyBlocks] = {};
+#pragma unroll
+      for (int step = 0; step < kHeadSteps; ++step) {
+#pragma unroll
+        for (int block = 0; block < kKeyBlocks; ++block) {
+          s_tile[block] = multiply_accumulate(read_k(k_lds, k_offset, block, step), q_frag[step], s_tile[block]);
+        }
+      }
+      // Only tiles on the edge of what the wave's rows see need a mask.
+      if (!view.covers(wave_first_key, wave_last_key)) mask_tile(s_tile, wave_first_key, visible, lane);
+
+      Fragment p_tile[2 * kKeyBlocks];
+      online_softmax(s_tile, kLogitsAreScaled ? 1.0f : params.sm_scale_log2, state, o_acc, p_tile);
+#pragma unroll
+      for (int block = 0; block < kColumnBlocks; ++block) {
+#pragma unroll
+        for (int step = 0; step < 2 * kKeyBlocks; ++step) {
+          o_acc[block] = multiply_accumulate(VLayout::read(v_lds, v_offset, block, step), p_tile[step], o_acc[block]);
+        }
+      }
+    }
+    k_tile.store(lds + stage);
+    v_tile.store(lds + stage + KLayout::kBytes);
+  }
+  if (packed_row < work.num_rows) store_row(params, work, o_acc, state, row, lane);
+}
+
+// What the loader calls. The kernel above has defined launch_grid(params) and kThreadsPerBlock.
+#define FIJ_EXPORT extern "C" __attribute__((visibility("default")))
+
+// Registers of a lane and bytes, as the driver reports them after it has loaded the code object.
+struct FijAttributes {
+  int32_t num_registers, lds_bytes, scratch_bytes, max_threads_per_block, blocks_per_cu;
+};
+
+FIJ_EXPORT hipError_t fij_launch(const Params* params, hipStream_t stream) {
+  const dim3 grid = launch_grid(*params);
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return hipSuccess;
+  void* args[] = {const_cast<Params*>(params)};
+  const void* kernel = reinterpret_cast<const void*>(&prefill_e5m2_d64_g1_kv_e4m3fnuz_o_f16_q128x64_w4);
+  return hipLaunchKernel(kernel, grid, dim3{kThreadsPerBlock, 1, 1}, args, 0, stream);
+}
+
+FIJ_EXPORT hipError_t fij_prepare(FijAttributes* result) {
+  const void* kernel = reinterpret_cast<const void*>(&prefill_e5m2_d64_g1_kv_e4m3fnuz_o_f16_q128x64_w4);
+  hipFuncAttributes attributes = {};
+  int blocks_per_cu = 0;
+  hipError_t error = hipFuncGetAttributes(&attributes, kernel);
+  if (error != hipSuccess) return error;
+  error = hipOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_cu, kernel, kThreadsPerBlock, 0);
+  *result = {attributes.numRegs, static_cast<int32_t>(attributes.sharedSizeBytes),
+             static_cast<int32_t>(attributes.localSizeBytes), attributes.maxThreadsPerBlock, blocks_per_cu};
+  return error;
+}
+
+FIJ_EXPORT int32_t fij_abi_version() { return 1; }
+FIJ_EXPORT uint64_t fij_params_size() { return sizeof(Params); }
+// clang-format off
+FIJ_EXPORT const char* fij_config_json() { return "{\"arch\":\"gfx942\",\"config\":{\"dtype_kv\":\"float8_e4m3fnuz\",\"dtype_o\":\"float16\",\"dtype_q\":\"float8_e5m2\",\"group_size\":1,\"has_sinks\":false,\"has_soft_cap\":false,\"has_window\":false,\"head_dim_qk\":64,\"head_dim_vo\":64,\"kernel\":\"attention\",\"kv_source\":\"contiguous\",\"mask_mode\":\"none\",\"phase\":\"prefill\",\"position_encoding\":\"none\",\"variant\":null},\"tile\":{\"block_kv\":64,\"block_q\":128,\"num_waves\":4,\"waves_per_simd\":2}}"; }
+// clang-format on
+
+#ifndef __HIP_DEVICE_COMPILE__
+// The module's own start-up code calls atexit, which a library linked without the C start files has to bring itself.
+extern "C" int __cxa_atexit(void (*function)(void*), void* argument, void* library);
+extern "C" __attribute__((visibility("hidden"))) int atexit(void (*function)()) {
+  return __cxa_atexit(reinterpret_cast<void (*)(void*)>(function), nullptr, nullptr);
+}
+#endif
