@@ -114,11 +114,13 @@ def compile_all(
     """Compile kernels, several at once, and yield each outcome as it is known; a failure does not stop the others."""
     work = work or _compile
     with ThreadPoolExecutor(jobs) as pool:
-        waiting: set[Future[Outcome]] = {pool.submit(work, key) for key in dict.fromkeys(keys)}
+        waiting: list[Future[Outcome]] = [pool.submit(work, key) for key in dict.fromkeys(keys)]
         try:
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                done = wait(waiting, return_when=FIRST_COMPLETED).done
+                # Several may have ended since: a set has no order, and one job's outcomes come in that of the keys.
+                yield from (future.result() for future in waiting if future in done)
+                waiting = [future for future in waiting if future not in done]
         finally:
             # On Ctrl-C: what runs is waited for, what has not begun is dropped.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -147,6 +147,15 @@ def test_check_lists_what_is_missing_and_compiles_nothing(hipcc, cache_dir, caps
     assert find_entry(vector_add_key(factor=2)) is None
 
 
+def test_one_job_gives_its_outcomes_in_order(monkeypatch) -> None:
+    # Whoever reads is slower than the work: all have ended when it looks the second time.
+    keys = [vector_add_key(factor=factor) for factor in range(40)]
+    outcomes = warmup.compile_all(keys, 1, lambda key: warmup.Outcome(key, "missing", 0.0, None))
+    first = next(outcomes)
+    time.sleep(0.05)
+    assert [first.key, *(outcome.key for outcome in outcomes)] == keys
+
+
 def test_dry_run_says_the_same_and_is_no_failure(hipcc, capsys) -> None:
     assert main([*keys_as_options(1, 2), "--dry-run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
