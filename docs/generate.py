@@ -67,16 +67,41 @@ def _default(value: object) -> str:
 def models() -> str:
     """Return the table of presets."""
     lines = ["# Presets of warmup", "", NOTE, "`python -m flashinfer_jit.warmup --preset NAME,...`", ""]
-    lines += ["| preset | query/KV heads | head dims | beside it | source of the numbers |", "|---|---|---|---|---|"]
+    lines += [
+        "| preset | query/KV heads | head dims | beside it | model | numbers agree with |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes: dict[str, int] = {}
     for name, model in presets.MODELS.items():
-        extra = [word for word, on in (("window", any(model.windows)), ("soft cap", model.has_soft_cap)) if on]
-        extra += [word for word, on in (("sinks", model.has_sinks), ("latent KV", model.is_latent)) if on]
         dims = "/".join(map(str, dict.fromkeys((model.head_dim_qk, model.head_dim_vo))))
         mark = "**" if name in presets.DEFAULT_PRESETS else ""
         heads = f"{model.num_qo_heads}/{model.num_kv_heads}"
-        lines.append(f"| {mark}{name}{mark} | {heads} | {dims} | {', '.join(extra)} | `{model.source}` config.json |")
+        extra = ", ".join(model.features())
+        if model.note:
+            extra = f"{extra} ({notes.setdefault(model.note, len(notes) + 1)})".strip()
+        lines.append(f"| {mark}{name}{mark} | {heads} | {dims} | {extra} | `{model.source}` | {model.checked} |")
     lines += ["", "Bold: compiled when nothing is named.", ""]
-    return "\n".join(lines)
+    lines += [f"({number}) {note[0].upper()}{note[1:]}." for note, number in notes.items()]
+    return "\n".join([*lines, "", PRESET_KERNELS])
+
+
+PRESET_KERNELS = """\
+The numbers are taken to be those of each publisher's `config.json`, which was not at hand; the last column names public
+text that was read and gives the same ones.
+
+For each model and dtype a preset has every tile of: prefill and decode of single requests; prefill with the causal
+mask from ragged keys and from pages of one token and of multiples of 16; prefill without a mask from pages, as the
+shared level of a cascade and the cached part of a long prompt use it; decode from pages; each of them with and
+without the sliding window where layers differ, and with the soft cap; with and without sinks, because `plan()`
+prepares the kernel without before `run()` asks for the one with; merging of partial results and of states; appending
+to the cache. `--kv-dtype` makes the paged cache fp8. Not in a preset, and compiled when first used, or by `--config`
+and `--from-log`: custom masks, RoPE and ALiBi inside the kernel (engines rotate before), pages of other sizes, fp32
+outputs. Tensor parallelism over more GPUs than a model has KV heads changes the ratio of heads, which is
+configuration: name it with `--config ...,group_size=N`.
+
+Models with latent attention (DeepSeek V2 and V3) have prefill only, on keys and values projected from the latent
+cache. Decoding on the latent cache itself (MLA) is not built.
+"""
 
 
 def api() -> str:

@@ -16,6 +16,8 @@ from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch, get_arch
 from flashinfer_jit.jit.config import (
     CONFIG_TYPES,
+    FP8_DTYPES,
+    OPERAND_DTYPES,
     AttentionConfig,
     KernelConfig,
     config_from_dict,
@@ -27,7 +29,9 @@ from flashinfer_jit.presets import check_names
 
 # Shorter names for several fields at once.
 SHORT = {"dtype": ("dtype_q", "dtype_kv", "dtype_o"), "head_dim": ("head_dim_qk", "head_dim_vo")}
-PLAN_FIELDS = ("preset", "arch", "dtype", "kernel")
+PLAN_FIELDS = ("preset", "arch", "dtype", "kv_dtype", "kernel")
+# Dtypes of presets: of Q and O, and of paged caches; auto is that of Q.
+PRESET_DTYPES = {"dtype": OPERAND_DTYPES, "kv_dtype": ("auto", *FP8_DTYPES)}
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Plan:
         Models.
     archs : tuple of Arch
         Empty if the file does not say.
-    dtypes : tuple of str
-        Of the presets; empty if the file does not say.
+    dtypes, kv_dtypes : tuple of str
+        Of the presets and of their paged caches; empty if the file does not say.
     configs : tuple of KernelConfig
         Single kernels.
     """
@@ -49,6 +53,7 @@ class Plan:
     presets: tuple[str, ...] = ()
     archs: tuple[Arch, ...] = ()
     dtypes: tuple[str, ...] = ()
+    kv_dtypes: tuple[str, ...] = ()
     configs: tuple[KernelConfig, ...] = ()
 
 
@@ -154,7 +159,8 @@ def read_plan(path: Path) -> Plan:
         if name not in PLAN_FIELDS:
             _fail(path, _line_of(text, name), f"{name!r} is not allowed: expected {', '.join(PLAN_FIELDS)}")
     try:
-        presets, archs, dtypes = (_words(values, name) for name in ("preset", "arch", "dtype"))
+        presets, archs = _words(values, "preset"), _words(values, "arch")
+        dtypes, kv_dtypes = (check_dtypes(name, _words(values, name)) for name in PRESET_DTYPES)
     except UnsupportedConfigError as error:
         _fail(path, _line_of(text, str(error).split()[0]), str(error))
     configs: list[KernelConfig] = []
@@ -167,9 +173,18 @@ def read_plan(path: Path) -> Plan:
         except UnsupportedConfigError as error:
             _fail(path, _line_in_kernel(text, number, str(error), kernel), str(error))
     try:
-        return Plan(check_names(presets), tuple(map(get_arch, archs)), dtypes, tuple(dict.fromkeys(configs)))
+        return Plan(check_names(presets), tuple(map(get_arch, archs)), dtypes, kv_dtypes, tuple(dict.fromkeys(configs)))
     except UnsupportedConfigError as error:
         _fail(path, _line_of(text, "arch" if str(error).startswith("arch") else "preset"), str(error))
+
+
+def check_dtypes(name: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``words``; raise UnsupportedConfigError unless all are dtypes that presets may have under ``name``."""
+    for word in words:
+        if word not in PRESET_DTYPES[name]:
+            allowed = ", ".join(PRESET_DTYPES[name])
+            raise UnsupportedConfigError(f"{name} = {word!r} is not allowed: expected {allowed}, or several")
+    return words
 
 
 def _read(path: Path) -> str:

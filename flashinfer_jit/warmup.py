@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from flashinfer_jit.errors import (
 )
 from flashinfer_jit.jit.arch import ARCHS, Arch
 from flashinfer_jit.jit.cache import NOT_WRITABLE, Cache, Entry, user_root
-from flashinfer_jit.jit.config import OPERAND_DTYPES, KernelConfig
+from flashinfer_jit.jit.config import KernelConfig
 from flashinfer_jit.jit.files import public_mkdir
 from flashinfer_jit.jit.kernels import KernelKey, build_kernel, find_entry, lookup_in
 from flashinfer_jit.jit.machine import max_jobs
@@ -90,14 +91,15 @@ def default_keys(archs: Sequence[Arch]) -> list[KernelKey]:
     return _of_presets(DEFAULT_PRESETS, DEFAULT_DTYPES, archs).keys
 
 
-def _of_presets(names: Sequence[str], dtypes: Sequence[str], archs: Sequence[Arch]) -> Choice:
+def _of_presets(
+    names: Sequence[str], dtypes: Sequence[str], archs: Sequence[Arch], kv_dtypes: Sequence[str] = ("auto",)
+) -> Choice:
     configs: dict[KernelConfig, None] = {}
     left_out: dict[str, None] = {}
-    for name in names:
-        for dtype in dtypes:
-            built, missing = preset_configs(name, dtype)
-            configs.update(dict.fromkeys(built))
-            left_out.update(dict.fromkeys(missing))
+    for name, dtype, kv_dtype in product(names, dtypes, kv_dtypes):
+        built, missing = preset_configs(name, dtype, kv_dtype)
+        configs.update(dict.fromkeys(built))
+        left_out.update(dict.fromkeys(missing))
     keys = []
     for arch in archs:
         for config in configs:
@@ -170,10 +172,17 @@ def _presets(text: str) -> tuple[str, ...]:
 
 
 def _dtypes(text: str) -> tuple[str, ...]:
-    dtypes = _words(text)
-    if not dtypes or not set(dtypes) <= set(OPERAND_DTYPES):
-        raise UnsupportedConfigError(f"{text!r} is not allowed: expected {', '.join(OPERAND_DTYPES)}, or both")
-    return dtypes
+    return _named_dtypes("dtype", text)
+
+
+def _kv_dtypes(text: str) -> tuple[str, ...]:
+    return _named_dtypes("kv_dtype", text)
+
+
+def _named_dtypes(name: str, text: str) -> tuple[str, ...]:
+    if not _words(text):
+        raise UnsupportedConfigError(f"{text!r} is not allowed: expected {', '.join(plan.PRESET_DTYPES[name])}")
+    return plan.check_dtypes(name, _words(text))
 
 
 def _line(number: int, total: int, outcome: Outcome) -> str:
@@ -196,7 +205,8 @@ def _chosen(arguments: argparse.Namespace) -> Choice:
     if arguments.arch:
         recorded = [key for key in recorded if key.arch in arguments.arch]
     named = arguments.preset or arguments.config or plans or arguments.from_log or arguments.key
-    choice = _of_presets(presets, dtypes, archs) if named else Choice(default_keys(archs), [])
+    kv_dtypes = arguments.kv_dtype or tuple(dict.fromkeys(d for p in plans for d in p.kv_dtypes)) or ("auto",)
+    choice = _of_presets(presets if named else DEFAULT_PRESETS, dtypes, archs, kv_dtypes)
     keys = [*(arguments.key or ()), *recorded, *plan.keys_of(configs, archs), *choice.keys]
     return Choice(list(dict.fromkeys(keys)), choice.left_out)
 
@@ -283,7 +293,15 @@ def _parser() -> Parser:
     )
     what.add_argument("--key", type=argument(plan.parse_key), action="append", help="one kernel with one tile, as JSON")
     what.add_argument("--arch", type=arch_list, help="GPUs, joined by commas: all")
-    what.add_argument("--dtype", type=argument(_dtypes), help="of presets, joined by commas: bfloat16")
+    what.add_argument(
+        "--dtype", type=argument(_dtypes), metavar="DTYPE,...", help="of presets, joined by commas: bfloat16"
+    )
+    what.add_argument(
+        "--kv-dtype",
+        type=argument(_kv_dtypes),
+        metavar="DTYPE,...",
+        help="of the paged caches of presets, joined by commas: fp8 dtypes, or auto, that of --dtype",
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--jobs", type=positive, help="compilers at once; never more than cores, memory and MAX_JOBS allow"
@@ -312,11 +330,9 @@ def _list_presets(as_json: bool) -> int:
         return 0
     for name, model in MODELS.items():
         dims = sorted({model.head_dim_qk, model.head_dim_vo}, reverse=True)
-        extra = [word for word, on in (("window", any(model.windows)), ("soft cap", model.has_soft_cap)) if on]
-        extra += [word for word, on in (("sinks", model.has_sinks), ("latent KV", model.is_latent)) if on]
         heads = f"{model.num_qo_heads}/{model.num_kv_heads} heads of {'/'.join(map(str, dims))}"
         default = " (default)" if name in DEFAULT_PRESETS else ""
-        print(f"{name:18} {heads:24} {', '.join(extra):20} {model.source}{default}")
+        print(f"{name:18} {heads:24} {', '.join(model.features()):25} {model.source}{default}")
     return 0
 
 

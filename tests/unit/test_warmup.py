@@ -23,7 +23,8 @@ def keys_as_options(*factors: int) -> list[str]:
 @pytest.fixture
 def few_defaults(monkeypatch):
     """Makes the default set small: what is in it does not matter here."""
-    monkeypatch.setattr(warmup, "default_keys", lambda archs: [vector_add_key(arch.name) for arch in archs])
+    few = lambda names, dtypes, archs, *_: warmup.Choice([vector_add_key(arch.name) for arch in archs], [])  # noqa: E731
+    monkeypatch.setattr(warmup, "_of_presets", few)
 
 
 def test_everything_is_compiled_once_and_found_again(hipcc, few_defaults, capsys) -> None:
@@ -104,7 +105,12 @@ def test_repeated_keys_are_one_kernel(hipcc, capsys) -> None:
         (["--presets"], "unrecognized arguments: --presets"),
         (["--preset", "llama-9"], "argument --preset: preset 'llama-9' is unknown: expected all, or any of llama-3-8b"),
         (["--preset", ","], "argument --preset: ',' is not allowed: expected names of presets"),
-        (["--dtype", "bf16"], "argument --dtype: 'bf16' is not allowed: expected float16, bfloat16, or both"),
+        (
+            ["--dtype", "bf16"],
+            "argument --dtype: dtype = 'bf16' is not allowed: expected float16, bfloat16, or several",
+        ),
+        (["--dtype", ","], "argument --dtype: ',' is not allowed: expected float16, bfloat16"),
+        (["--kv-dtype", "fp8"], "argument --kv-dtype: kv_dtype = 'fp8' is not allowed: expected auto, float8_e4m3fn, "),
         (["--config", "phase=train"], "argument --config: attention: "),
         (["--config", "{"], "argument --config: '{' is not a JSON object"),
         (["--config", "prefill"], "argument --config: 'prefill' is not of the form name=value"),
@@ -132,6 +138,19 @@ def test_the_default_set_is_made_of_kernels_that_exist(arch) -> None:
     assert len(keys) == len(set(keys)) >= 36
     assert {key.arch.name for key in keys} == {arch}
     assert {key.config.params_table for key in keys} >= {"prefill", "decode", "merge_states"}
+
+
+def test_dtypes_without_a_preset_are_those_of_the_default_set(capsys) -> None:
+    assert (
+        main(["--dtype", "float16", "--kv-dtype", "auto,float8_e4m3fnuz", "--arch", "gfx942", "--dry-run", "--json"])
+        == 0
+    )
+    configs = [kernel["config"] for kernel in json.loads(capsys.readouterr().out)["kernels"]]
+    assert {config["dtype_q"] for config in configs if config["kernel"] == "attention"} == {"float16"}
+    assert {config["dtype_kv"] for config in configs if config["kernel"] == "attention"} == {
+        "float16",
+        "float8_e4m3fnuz",
+    }
 
 
 # Not compiling
