@@ -71,19 +71,39 @@ def read(
             f"indptr has {len(starts)} elements and last_page_len {batch_size}: expected one more in indptr than there "
             "are requests"
         )
-    num_pages = np.diff(starts).astype(np.int64)
-    if starts[0] < 0 or (num_pages < 0).any():
+    num_pages = starts[1:].astype(np.int64) - starts[:-1]
+    if starts[0] < 0 or (batch_size and np.minimum.reduce(num_pages) < 0):
         request = int(np.argmax(num_pages < 0))
         raise ValueError(f"indptr must not decrease: it is {starts[request]} and then {starts[request + 1]}")
     if starts[-1] > indices.shape[0]:
         raise ValueError(f"indptr ends with {starts[-1]}, and indices has {indices.shape[0]} elements")
-    if len(num_pages) and int(num_pages.max()) * page_size > validation.INT32_MAX:
+    if batch_size and int(np.maximum.reduce(num_pages)) * page_size > validation.INT32_MAX:
         raise ValueError(f"a request of {num_pages.max()} pages of {page_size} tokens has more than 2**31 - 1 keys")
 
     longest = num_pages * page_size
-    shortest = np.maximum(longest - (page_size - 1), 0)
     if last_page_len.device.type == "cpu":
-        last = last_page_len.numpy()
+        longest = shortest = _lengths(num_pages, longest, last_page_len.numpy(), page_size)
+        if seq_lens is not None and seq_lens.device.type == "cpu":
+            given = seq_lens.reshape(-1).numpy()
+            if len(given) != batch_size or (given != longest).any():
+                raise ValueError("seq_lens does not agree with the lengths that indptr and last_page_len give")
+    else:
+        shortest = np.maximum(longest - (page_size - 1), 0)
+    max_page: int | None = None
+    if indices.device.type == "cpu":
+        max_page = _largest_page(indices.numpy(), int(starts[0]), int(starts[-1]))
+    return HostTable(starts, longest, shortest, max_page)
+
+
+def _lengths(
+    num_pages: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], last: npt.NDArray[np.int32], page_size: int
+) -> npt.NDArray[np.int64]:
+    """Return the keys of each request; raise ValueError for the length of a last page that cannot be."""
+    # Below 1 is above everything when read without a sign. Requests without pages may have anything.
+    in_last = last - np.int32(1)
+    if len(last) and (
+        np.minimum.reduce(num_pages) == 0 or np.maximum.reduce(in_last.view(np.uint32)) >= np.uint32(page_size)
+    ):
         wrong = (num_pages > 0) & ((last < 1) | (last > page_size))
         if wrong.any():
             request = int(np.argmax(wrong))
@@ -91,18 +111,20 @@ def read(
                 f"last_page_len[{request}]={last[request]} must be 1 to page_size={page_size}, for request {request} "
                 f"has {num_pages[request]} pages"
             )
-        longest = shortest = np.where(num_pages > 0, longest - page_size + last, 0)
-        if seq_lens is not None and seq_lens.device.type == "cpu":
-            given = seq_lens.reshape(-1).numpy()
-            if len(given) != batch_size or (given != longest).any():
-                raise ValueError("seq_lens does not agree with the lengths that indptr and last_page_len give")
-    max_page: int | None = None
-    if indices.device.type == "cpu":
-        used = indices.numpy()[starts[0] : starts[-1]]
-        max_page = int(used.max(initial=-1))
-        if len(used) and used.min() < 0:
-            raise ValueError(f"indices must not be negative: indices[{starts[0] + int(used.argmin())}]={used.min()}")
-    return HostTable(starts, longest, shortest, max_page)
+        return np.where(num_pages > 0, longest - page_size + last, 0)
+    return longest + (in_last - np.int32(page_size - 1))
+
+
+def _largest_page(indices: npt.NDArray[np.int32], begin: int, end: int) -> int:
+    """Return the largest of a range of page numbers, -1 of none; raise ValueError if one is negative."""
+    if begin == end:
+        return -1
+    used = indices[begin:end]
+    # Negative numbers are the largest when read without a sign: one pass finds both.
+    largest = int(np.maximum.reduce(used.view(np.uint32)))
+    if largest > validation.INT32_MAX:
+        raise ValueError(f"indices must not be negative: indices[{begin + int(used.argmin())}]={used.min()}")
+    return largest
 
 
 def check_int32(name: str, tensor: Any) -> None:

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-T = TypeVar("T", int, npt.NDArray[np.int64])
 Int32Array = npt.NDArray[np.int32]
+Lengths = npt.NDArray[np.int64]
+T = TypeVar("T", int, Lengths)
 
 # Parts begin at multiples of this many keys from a request's first: four waves of 16 keys, and whole granules of pages.
 CHUNK_GRANULE = 64
@@ -68,8 +69,8 @@ def split_one(num_keys: int, max_parts: int) -> tuple[int, int]:
 
 
 def plan_decode(
-    kv_begin: npt.NDArray[np.int64],
-    kv_end: npt.NDArray[np.int64],
+    kv_begin: Lengths,
+    kv_end: Lengths,
     *,
     qo_len: int,
     max_work_items: int,
@@ -105,58 +106,73 @@ def plan_decode(
         If ``fixed_chunk`` or ``batch_invariant`` needs more partial rows than there are.
     """
     num_requests = len(kv_end)
-    num_keys = np.maximum(kv_end - kv_begin, 0)
-    if fixed_chunk is not None:
-        chunk = np.full(num_requests, max(fixed_chunk, 1), dtype=np.int64)
-        parts = np.maximum(-(-num_keys // chunk), 1)
-    elif batch_invariant:
-        chunk = np.maximum(INVARIANT_MIN_KEYS, _round_up(-(-num_keys // INVARIANT_MAX_PARTS)))
-        parts = np.maximum(-(-num_keys // chunk), 1)
+    num_keys = kv_end - kv_begin
+    if fixed_chunk is not None or batch_invariant:
+        if fixed_chunk is not None:
+            longest: int | Lengths = max(fixed_chunk, 1)
+        else:
+            longest = np.maximum(_round_up(-(-num_keys // INVARIANT_MAX_PARTS)), INVARIANT_MIN_KEYS)
+        is_split = num_keys > longest
+        split = is_split.nonzero()[0]
+        chunk = longest[split] if isinstance(longest, np.ndarray) else np.full(len(split), longest)
+        parts = -(-num_keys[split] // chunk)
+        num_partial_rows = int(np.add.reduce(parts)) * qo_len
+        if num_partial_rows > max_partial_rows:
+            raise ValueError(
+                f"splitting the keys this way leaves {num_partial_rows} partial rows, and the workspace has room for "
+                f"{max_partial_rows}"
+            )
     else:
         # Parts of the time that all of the work takes when it is spread evenly: that makes at most one more for each
         # request than can run at the same time, and none takes longer than all.
-        common = max(MIN_CHUNK_KEYS, _round_up(-(-int(num_keys.sum()) // max_work_items)))
+        common = max(MIN_CHUNK_KEYS, _round_up(-(-int(np.add.reduce(num_keys)) // max_work_items)))
         while True:
-            chunk = np.maximum(_round_up(-(-num_keys // np.maximum(-(-num_keys // common), 1))), CHUNK_GRANULE)
-            parts = np.maximum(-(-num_keys // chunk), 1)
-            if int(parts[parts > 1].sum()) * qo_len <= max_partial_rows:
+            is_split = num_keys > common
+            split = is_split.nonzero()[0]
+            keys = num_keys[split]
+            chunk = _round_up(-(-keys // -(-keys // common)))
+            parts = -(-keys // chunk)
+            num_partial_rows = int(np.add.reduce(parts)) * qo_len
+            if num_partial_rows <= max_partial_rows:
                 break
             common *= 2
 
-    is_split = parts > 1
-    split_parts = parts * is_split
-    num_partial_rows = int(split_parts.sum()) * qo_len
-    if num_partial_rows > max_partial_rows:
-        raise ValueError(
-            f"splitting the keys this way leaves {num_partial_rows} partial rows, and the workspace has room for "
-            f"{max_partial_rows}"
-        )
-
-    num_items = int(parts.sum())
-    request = np.repeat(np.arange(num_requests), parts)
-    first_item = np.cumsum(parts) - parts
-    part = np.arange(num_items) - first_item[request]
-    begin = kv_begin[request] + part * chunk[request]
-    first_row = (np.cumsum(split_parts) - split_parts) * qo_len
-
+    # Requests that are not split, then the parts of those that are.
+    num_whole = num_requests - len(split)
+    num_items = num_whole + num_partial_rows // qo_len
     items = np.zeros((max(num_items, pad_work_items), WORK_ITEM_FIELDS), dtype=np.int32)
     items[num_items:, 2:4] = -1
-    used = items[:num_items]
-    used[:, 0] = request
-    used[:, 1] = begin
-    used[:, 2] = np.minimum(begin + chunk[request], kv_end[request])
-    used[:, 3] = np.where(is_split[request], first_row[request] + part, -1)
-    used[:, 4] = parts[request]
-    if num_items > max_work_items:
-        # More than one round: the longest first, so that the last round ends together.
-        used[:] = used[np.argsort(used[:, 1] - used[:, 2], kind="stable")]
-
-    split_requests = np.flatnonzero(is_split)
-    num_rows = len(split_requests) * qo_len
+    whole = slice(None) if num_whole == num_requests else (~is_split).nonzero()[0]
+    items[:num_whole, 0] = np.arange(num_requests)[whole]
+    items[:num_whole, 1] = kv_begin[whole]
+    items[:num_whole, 2] = kv_end[whole]
+    items[:num_whole, 3] = -1
+    items[:num_whole, 4] = 1
+    num_rows = len(split) * qo_len
     merge_rows = np.full(max(num_rows, pad_merge_rows), -1, dtype=np.int32)
     merge_indptr = np.zeros(len(merge_rows) + 1, dtype=np.int32)
-    merge_rows[:num_rows] = (split_requests[:, None] * qo_len + np.arange(qo_len)).ravel()
-    np.cumsum(np.repeat(parts[split_requests], qo_len), out=merge_indptr[1 : num_rows + 1])
+    if num_rows:
+        ends = np.add.accumulate(parts)
+        columns = np.empty((6, len(split)), dtype=np.int64)
+        columns[0] = split
+        columns[1] = kv_begin[split]
+        columns[2] = kv_end[split]
+        columns[3] = ends - parts
+        columns[4] = parts
+        columns[5] = chunk
+        columns = columns.repeat(parts, axis=1)
+        part = np.arange(num_items - num_whole) - columns[3]
+        columns[1] += part * columns[5]
+        np.minimum(columns[1] + columns[5], columns[2], out=columns[2])
+        columns[3] *= qo_len
+        columns[3] += part
+        items[num_whole:num_items, :5] = columns[:5].T
+        merge_rows[:num_rows] = (split[:, None] * qo_len + np.arange(qo_len)).ravel()
+        merge_indptr[1 : num_rows + 1] = np.add.accumulate(parts.repeat(qo_len))
+    if num_items > max_work_items:
+        # More than one round: the longest first, so that the last round ends together.
+        used = items[:num_items]
+        items[:num_items] = used.take(_descending(used[:, 2] - used[:, 1], CHUNK_GRANULE), axis=0)
     return DecodePlan(items, merge_indptr, merge_rows, num_partial_rows, bool(num_rows))
 
 
@@ -291,8 +307,7 @@ def plan_prefill(
         columns[:, 2] += index * chunk_of_item
         np.minimum(columns[:, 2] + chunk_of_item, columns[:, 3], out=columns[:, 3])
         columns[:, 4] += index * (columns[:, 4] >= 0)
-    num_tiles_of_keys = np.minimum((columns[:, 3] - columns[:, 2]) // block_kv, UINT16_MAX)
-    order = np.argsort((UINT16_MAX - num_tiles_of_keys).astype(np.uint16), kind="stable")
+    order = _descending(columns[:, 3] - columns[:, 2], block_kv)
     items = np.zeros((num_items if graph_slots is None else graph_slots, WORK_ITEM_FIELDS), dtype=np.int32)
     np.take(columns, order, axis=0, out=items[:num_items])
     if num_partial_rows == 0:
@@ -327,6 +342,14 @@ def _prefill_parts(
         parts = np.maximum(num_keys // part, 1)
         chunk = np.maximum(-(-num_keys // (parts * block_kv)) * block_kv, block_kv)
     return np.maximum(-(-num_keys // chunk), 1), chunk
+
+
+def _descending(num_keys: Int32Array, granule: int) -> npt.NDArray[np.intp]:
+    """Return the order from the most keys to the fewest, in granules. NumPy sorts 16 bits in linear time."""
+    order: npt.NDArray[np.intp] = (UINT16_MAX - np.minimum(num_keys // granule, UINT16_MAX)).astype(np.uint16).argsort(
+        kind="stable"
+    )
+    return order
 
 
 def _arange(count: int) -> Int32Array:
