@@ -289,27 +289,31 @@ def plan_prefill(
             )
         part *= 2
 
-    # A row for each part of each tile, then the heaviest first. NumPy sorts 16 bits in linear time.
-    columns = np.empty((len(request), WORK_ITEM_FIELDS), dtype=np.int32)
+    # A row for each tile, repeated for each of its parts, the heaviest first.
+    columns = np.zeros((len(request), WORK_ITEM_FIELDS), dtype=np.int32)
     columns[:, 0] = request
     columns[:, 1] = first_row
     columns[:, 2] = begin
     columns[:, 3] = begin + num_keys
     columns[:, 4] = -1
     columns[:, 5] = parts
-    columns[:, 6:] = 0
-    if num_items > len(request):
-        index = _arange(num_items) - np.repeat(np.cumsum(parts, dtype=np.int32) - parts, parts)
+    items = np.zeros((num_items if graph_slots is None else graph_slots, WORK_ITEM_FIELDS), dtype=np.int32)
+    used = items[:num_items]
+    if num_items == len(request):
+        columns.take(_descending(num_keys, block_kv), axis=0, out=used, mode="clip")
+    else:
         first_partial = np.cumsum(rows_of_tile, dtype=np.int32) - rows_of_tile
         columns[:, 4] = np.where(is_split, first_partial[_arange(len(request)) - number % tiles_per_token], -1)
-        columns = np.repeat(columns, parts, axis=0)
-        chunk_of_item = np.repeat(chunk, parts)
-        columns[:, 2] += index * chunk_of_item
-        np.minimum(columns[:, 2] + chunk_of_item, columns[:, 3], out=columns[:, 3])
-        columns[:, 4] += index * (columns[:, 4] >= 0)
-    order = _descending(columns[:, 3] - columns[:, 2], block_kv)
-    items = np.zeros((num_items if graph_slots is None else graph_slots, WORK_ITEM_FIELDS), dtype=np.int32)
-    np.take(columns, order, axis=0, out=items[:num_items])
+        part = _arange(num_items)
+        part -= (np.cumsum(parts, dtype=np.int32) - parts).repeat(parts)
+        chunk_of_part = chunk.repeat(parts)
+        first = part * chunk_of_part
+        keys_of_part = np.minimum(num_keys.repeat(parts) - first, chunk_of_part)
+        order = _descending(keys_of_part, block_kv)
+        columns.take(np.arange(len(request)).repeat(parts).take(order), axis=0, out=used, mode="clip")
+        used[:, 2] += first.take(order)
+        np.add(used[:, 2], keys_of_part.take(order), out=used[:, 3])
+        used[:, 4] += part.take(order)  # 0 where nothing is split
     if num_partial_rows == 0:
         return PrefillPlan(items, np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.int32), 0, num_items)
 
@@ -320,7 +324,7 @@ def plan_prefill(
     merge_rows = np.repeat(first_output_row - ends + tokens, tokens)
     merge_rows += _arange(len(merge_rows))
     merge_indptr = np.zeros(len(merge_rows) + 1, dtype=np.int32)
-    np.cumsum(np.repeat(parts[split_tiles], tokens), out=merge_indptr[1:])
+    np.cumsum(np.repeat(parts[split_tiles], tokens), dtype=np.int32, out=merge_indptr[1:])
     return PrefillPlan(items, merge_indptr, merge_rows, num_partial_rows, num_items)
 
 
@@ -346,9 +350,8 @@ def _prefill_parts(
 
 def _descending(num_keys: Int32Array, granule: int) -> npt.NDArray[np.intp]:
     """Return the order from the most keys to the fewest, in granules. NumPy sorts 16 bits in linear time."""
-    order: npt.NDArray[np.intp] = (UINT16_MAX - np.minimum(num_keys // granule, UINT16_MAX)).astype(np.uint16).argsort(
-        kind="stable"
-    )
+    fewest_last = ~np.minimum(num_keys // granule, UINT16_MAX).astype(np.uint16)
+    order: npt.NDArray[np.intp] = fewest_last.argsort(kind="stable")
     return order
 
 
