@@ -220,6 +220,22 @@ def test_fast_decode_plan():
     assert torch.equal(_get_range_buf(5, q.device), torch.arange(5, dtype=torch.int32))
 
 
+def test_plans_prepare_the_kernels_of_sinks(monkeypatch):
+    case = CASES[13]
+    q, batch, sinks = make(case, [700, 9])
+    find, wanted = kernels.get_kernel, []
+    monkeypatch.setattr(kernels, "get_kernel", lambda key, *args: wanted.append(key.config) or find(key, *args))
+    for use_sinks in (False, True):
+        wanted.clear()
+        wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace())
+        wrapper.plan(*batch.table, *sizes(case), **plan_options(case), use_sinks=use_sinks, fixed_split_size=4)
+        assert {config.has_sinks for config in wanted} == {False, use_sinks}
+    wanted.clear()
+    wrapper.run(q, batch.cache, sinks=sinks)
+    # The launch of the merge asks again for what plan() has found.
+    assert [config.kernel for config in wanted] == ["merge_states"]
+
+
 def run_alone_and_together(**options):
     """Return whether each request's result is the same bits alone as in a batch."""
     case = CASES[0]

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import flashinfer_jit
-from emulated import test_batch_prefill
+from emulated import test_batch_decode, test_batch_prefill
 from flashinfer_jit import emulator
+from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,28 @@ def test_batch_prefill_wrappers(case):
     same_compiled(layer, batch.q, *batch.caches)
 
 
+def batch_decode(case):
+    q, batch, sinks = test_batch_decode.make(case, [300, 5], seed=3)
+    wrapper = BatchDecodeWithPagedKVCacheWrapper(test_batch_decode.workspace(), case[5])
+    wrapper.plan(*batch.table, *test_batch_decode.sizes(case), **test_batch_decode.plan_options(case), use_sinks=True)
+    return wrapper, q, batch.cache, sinks
+
+
+def test_batch_decode_wrapper():
+    case = test_batch_decode.CASES[4]
+    wrapper, q, cache, sinks = batch_decode(case)
+
+    def layer(q, cache, sinks):
+        out = torch.empty_like(q)
+        wrapper.run(q, cache, out=out, v_scale=2.0, sinks=sinks, q_len_per_req=3)
+        return (*wrapper.run(q * 2, cache, return_lse=True, k_scale=0.5, window_left=70), out + 1)
+
+    same_compiled(layer, q, cache, sinks)
+    wrapper.reset_workspace_buffer(test_batch_decode.workspace(), torch.empty(1 << 20, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match="call plan"):
+        torch.compile(lambda *x: wrapper.run(*x), backend="aot_eager", fullgraph=True)(q, cache)
+
+
 def test_operators_are_what_their_schemas_say():
     """PyTorch's own checks: results alias nothing, only what is named is written, fakes have the real shapes."""
     namespace = torch.ops.flashinfer_jit
@@ -80,6 +103,10 @@ def test_operators_are_what_their_schemas_say():
     out, lse = torch.empty_like(batch.q), torch.empty(batch.q.shape[:2])
     arguments = (wrapper._number, batch.q, *batch.caches, out, lse, *[None] * 8)
     torch.library.opcheck(namespace.batch_prefill_run.default, arguments)
+    wrapper, q, cache, sinks = batch_decode(test_batch_decode.CASES[13])
+    out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
+    arguments = (wrapper._number, q, *cache.unbind(1), out, lse, *[None] * 4, sinks, None)
+    torch.library.opcheck(namespace.batch_decode_run.default, arguments)
 
 
 def test_a_graph_outlives_no_wrapper():

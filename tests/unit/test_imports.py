@@ -42,7 +42,7 @@ LAYERS = (
     ("kv_cache", "page_table", "plan_buffers", "attention_options", "masks", "quantization", "merge"),
     ("page", "backends", "backends.aiter", "decode_plan", "prefill_problem", "batch_masks"),
     ("prefill_plan",),
-    ("prefill_launch", "states"),
+    ("prefill_launch", "decode_launch", "states"),
     ("batch_decode", "batch_prefill"),
     ("prefill", "decode", "mla", "pod"),
     ("shared_prefix",),
