@@ -28,7 +28,7 @@ import torch
 import transformers
 
 import flashinfer_jit
-from flashinfer_jit import emulator
+from flashinfer_jit import command_line, emulator
 from flashinfer_jit.jit.arch import ARCHS
 
 # transformers takes every name with "flash" in it for FlashAttention.
@@ -219,9 +219,9 @@ def check(model, tokenizer, archs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", nargs="?", default=PROMPTS[0])
-    parser.add_argument("--max-new-tokens", type=int, default=24)
+    parser.add_argument("--max-new-tokens", type=command_line.positive, default=24)
     parser.add_argument("--check", action="store_true", help="compare with PyTorch's attention")
     options = parser.parse_args()
 

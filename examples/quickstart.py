@@ -15,7 +15,7 @@ import time
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
+from flashinfer_jit import command_line, emulator
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
@@ -69,7 +69,7 @@ def run(case):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile-only", action="store_true", help="compile and report registers; needs no device")
     options = parser.parse_args()
 

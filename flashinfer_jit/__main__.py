@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashinfer_jit import __version__
-from flashinfer_jit.command_line import Parser, age, arch_list, argument, byte_size, run
+from flashinfer_jit.command_line import Parser, age, arch_list, argument, byte_size, positive, run
 from flashinfer_jit.errors import InvalidSettingError
 
 EXAMPLE = "phase=prefill,dtype=bfloat16,head_dim=128,group_size=4,mask_mode=causal"
@@ -37,11 +37,14 @@ def _ago(then: float) -> str:
 
 def _show_config(arguments: argparse.Namespace) -> int:
     if arguments.explain is None:
+        if arguments.arch is not None:
+            raise InvalidSettingError("--arch goes with --explain CONFIG: settings are the same for all GPUs")
         return _show_settings(arguments.json)
     from flashinfer_jit.explain import explain
+    from flashinfer_jit.jit.arch import ARCHS
     from flashinfer_jit.plan import keys_of
 
-    found = [explain(key) for key in keys_of([arguments.explain], arguments.arch)]
+    found = [explain(key) for key in keys_of([arguments.explain], arguments.arch or tuple(ARCHS.values()))]
     _print([one.to_dict() for one in found], "\n".join(line for one in found for line in one.lines()), arguments.json)
     return 0
 
@@ -133,6 +136,10 @@ def _render(arguments: argparse.Namespace) -> int:
 def _cache(arguments: argparse.Namespace) -> int:
     from flashinfer_jit.jit.cache import Cache, check_safe, user_root
 
+    for name, actions in CACHE_OPTIONS.items():
+        if getattr(arguments, name) and arguments.action not in actions:
+            option, meant = name.replace("_", "-"), " and ".join(actions)
+            raise InvalidSettingError(f"--{option} is for cache {meant}, not for cache {arguments.action}")
     cache = Cache(arguments.cache_dir or user_root())
     if arguments.action in ("prune", "clear") and cache.root.is_dir():
         check_safe(cache.root)
@@ -204,6 +211,13 @@ ACTIONS = {
     "prune": _cache_prune,
     "clear": _cache_clear,
 }
+# Options that only some of them have.
+CACHE_OPTIONS = {
+    "max_size": ("prune",),
+    "older_than": ("prune",),
+    "emulator": ("clear",),
+    "dry_run": ("prune", "clear"),
+}
 
 
 def _collect_env(arguments: argparse.Namespace) -> int:
@@ -251,7 +265,7 @@ def _parser() -> Parser:
 
     show = command("show-config", _show_config, "the settings in force, or why a kernel is found in the cache or not")
     show.add_argument("--explain", type=config, metavar="CONFIG", help=f"for example {EXAMPLE}, or JSON")
-    show.add_argument("--arch", type=arch_list, default=everywhere, help="GPUs, joined by commas: all")
+    show.add_argument("--arch", type=arch_list, help="GPUs, joined by commas: all")
     listing = command("list", _list, "the kernels that are compiled, with their registers and sizes")
     listing.add_argument("--arch", type=arch_list, default=everywhere, help="GPUs, joined by commas: all")
     listing.add_argument("--filter", default="", metavar="TEXT", help="only kernels with this in their names")
@@ -267,7 +281,7 @@ def _parser() -> Parser:
     cached.add_argument("--emulator", action="store_true", help="clear: the built emulator too")
     cached.add_argument("--dry-run", action="store_true", help="prune, clear: only say what would be removed")
     machine = command("collect-env", _collect_env, "what a bug report should say of this machine")
-    machine.add_argument("--pid", type=int, help="look at the HIP libraries of this running process")
+    machine.add_argument("--pid", type=positive, help="look at the HIP libraries of this running process")
     return parser
 
 

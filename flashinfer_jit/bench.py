@@ -280,8 +280,7 @@ def bench_jit(archs: Sequence[str]) -> list[Measurement]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+def _parser() -> command_line.Parser:
     parser = command_line.Parser(prog="python -m flashinfer_jit.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     jit = commands.add_parser("jit", help="compile times, host cost, speed of the emulated GPU")
@@ -297,7 +296,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan.add_argument("--json", action="store_true", help="for machines")
     hidden = commands.add_parser("_load")
     hidden.add_argument("keys", nargs="+")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(argv)
     if options.command == "_load":
         _print_load_times(options.keys)
         return 0

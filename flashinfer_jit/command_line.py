@@ -35,13 +35,13 @@ def run(main: Callable[[], int]) -> int:
     except (InvalidSettingError, UnsupportedConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except FlashInferJitError as error:
+    except (FlashInferJitError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has seen enough; Python would complain once more when it closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -92,6 +92,13 @@ def age(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a time such as 12h, 30d or 4w")
     return float(match[1]) * _AGES[match[2]]
+
+
+def whole_number(text: str) -> int:
+    """Argument type: a whole number, zero or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a number of 0 or more")
+    return int(text)
 
 
 def positive(text: str) -> int:

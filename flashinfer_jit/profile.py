@@ -382,21 +382,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.run(lambda: _main(_parse(argv)))
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> command_line.Parser:
     parser = command_line.Parser(prog="python -m flashinfer_jit.profile", description=__doc__)
     parser.add_argument("phase", choices=("prefill", "decode"))
     parser.add_argument("--arch", type=command_line.arch_list, required=True, help="gfx942, gfx950, or both")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float16", help="of k and v, and of q unless fp8")
     for name in ("head-dim", "num-qo-heads", "num-kv-heads", "kv-len"):
-        parser.add_argument(f"--{name}", type=_positive, required=True)
-    parser.add_argument("--qo-len", type=_positive, help="queries of each request; needed for prefill, 1 for decode")
+        parser.add_argument(f"--{name}", type=command_line.positive, required=True)
+    parser.add_argument(
+        "--qo-len", type=command_line.positive, help="queries of each request; needed for prefill, 1 for decode"
+    )
     parser.add_argument("--causal", action="store_true")
-    parser.add_argument("--page-size", type=_positive, default=0, help="tokens of a page; without it KV is contiguous")
-    parser.add_argument("--batch", type=_positive, default=1, help="requests")
-    parser.add_argument("--units", type=_positive, default=2, help="compute units to model; default 2")
-    parser.add_argument("--instructions", type=_positive, default=400_000, help="of a unit, where a launch is sampled")
+    parser.add_argument(
+        "--page-size", type=command_line.positive, default=0, help="tokens of a page; without it KV is contiguous"
+    )
+    parser.add_argument("--batch", type=command_line.positive, default=1, help="requests")
+    parser.add_argument("--units", type=command_line.positive, default=2, help="compute units to model; default 2")
+    parser.add_argument(
+        "--instructions", type=command_line.positive, default=400_000, help="of a unit, where a launch is sampled"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a timeline of the waves and a roofline")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
     options = parser.parse_args(argv)
     if options.qo_len is None and options.phase == "prefill":
         parser.error("--qo-len is needed for prefill")
@@ -405,12 +416,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.plot is not None and len(options.arch) > 1:
         parser.error("--plot draws one GPU: give one --arch")
     return options
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: expected a number of 1 or more")
-    return int(text)
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from flashinfer_jit import plan
 from flashinfer_jit.command_line import Parser, arch_list, argument, positive, run
 from flashinfer_jit.errors import (
     FlashInferJitError,
+    InvalidSettingError,
     ToolchainNotFoundError,
     UnsafeCacheError,
     UnsupportedConfigError,
@@ -206,6 +207,11 @@ def _chosen(arguments: argparse.Namespace) -> Choice:
         recorded = [key for key in recorded if key.arch in arguments.arch]
     named = arguments.preset or arguments.config or plans or arguments.from_log or arguments.key
     kv_dtypes = arguments.kv_dtype or tuple(dict.fromkeys(d for p in plans for d in p.kv_dtypes)) or ("auto",)
+    if (arguments.dtype or arguments.kv_dtype) and named and not presets:
+        raise InvalidSettingError("--dtype and --kv-dtype are those of presets, and no preset is named")
+    for key in arguments.key or ():
+        if arguments.arch and key.arch not in arguments.arch:
+            raise InvalidSettingError(f"--key is for {key.arch.name}, which --arch does not name")
     choice = _of_presets(presets if named else DEFAULT_PRESETS, dtypes, archs, kv_dtypes)
     keys = [*(arguments.key or ()), *recorded, *plan.keys_of(configs, archs), *choice.keys]
     return Choice(list(dict.fromkeys(keys)), choice.left_out)
@@ -320,7 +326,13 @@ def _parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.list_presets and vars(arguments) != {
+        **vars(parser.parse_args(["--list-presets"])),
+        "json": arguments.json,
+    }:
+        parser.error("--list-presets goes with --json only")
     return run(lambda: _list_presets(arguments.json) if arguments.list_presets else _warm_up(arguments))
 
 

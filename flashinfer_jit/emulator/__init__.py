@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         use_arch,
     )
     from flashinfer_jit.emulator.report import Report
-    from flashinfer_jit.emulator.run import run
+    from flashinfer_jit.emulator.run_kernel import run
 
 __all__ = [
     "Report",
@@ -30,16 +30,15 @@ __all__ = [
     "use_arch",
 ]
 
-_HOMES = {"run": "run", "Report": "report"}
+_HOMES = {"run": "run_kernel", "Report": "report"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'library')}")
-    # `run` names a submodule too; the function must win, whatever was imported first.
-    value = getattr(module, name)
-    globals()[name] = value
+    # No submodule may have one of these names: importing it would put it in the function's place.
+    value = globals()[name] = getattr(module, name)
     return value
 
 

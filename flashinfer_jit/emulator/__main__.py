@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from flashinfer_jit import command_line
+from flashinfer_jit.command_line import Parser, argument, positive, whole_number
 from flashinfer_jit.emulator.build import build
-from flashinfer_jit.errors import FlashInferJitError, InvalidSettingError
+from flashinfer_jit.errors import InvalidSettingError
 
 _INTEGERS = {
     f"{sign}{8 * size}": f"{letter}{size}" for sign, letter in (("i", "<i"), ("u", "<u")) for size in (1, 2, 4, 8)
@@ -26,7 +28,7 @@ def _show(done: int, total: int, name: str) -> None:
     print(f"[{done}/{total}] {name or 'up to date'}", file=sys.stderr, flush=True)
 
 
-def _build(options: argparse.Namespace) -> None:
+def _build(options: argparse.Namespace) -> int:
     built = build(progress=_show)
     if options.json:
         print(json.dumps({**asdict(built), "path": str(built.path)}))
@@ -37,6 +39,7 @@ def _build(options: argparse.Namespace) -> None:
             f"emulator: {built.path} ({built.compiled} of {built.units} files compiled in {built.seconds:.1f} s, "
             f"with {built.compiler})"
         )
+    return 0
 
 
 def _argument(text: str) -> Any:
@@ -54,18 +57,35 @@ def _argument(text: str) -> Any:
         if kind == "hex":
             return bytes.fromhex(value)
     except (ValueError, OverflowError, OSError) as error:
-        raise InvalidSettingError(f"argument {text!r}: {error}") from None
+        raise InvalidSettingError(f"{text!r} is not allowed: {error}") from None
     raise InvalidSettingError(
-        f"argument {text!r}: expected ptr:BYTES, file:PATH, hex:DIGITS or NUMBER after one of "
+        f"{text!r} is not allowed: expected ptr:BYTES, file:PATH, hex:DIGITS or NUMBER after one of "
         + ", ".join(f"{name}:" for name in (*_INTEGERS, *_FLOATS))
     )
 
 
-def _run(options: argparse.Namespace) -> None:
-    # The function, not the submodule of the same name.
-    from flashinfer_jit.emulator.run import run
+def _place(text: str) -> tuple[int, Path]:
+    """Return index and file of one INDEX:PATH of the command line."""
+    index, _, path = text.partition(":")
+    if not index.isdecimal() or not path:
+        raise InvalidSettingError(f"{text!r} is not allowed: expected INDEX:PATH, as in 0:out.bin")
+    return int(index), Path(path)
 
-    arguments = [_argument(text) for text in options.arguments]
+
+def _run(options: argparse.Namespace) -> int:
+    from flashinfer_jit.emulator.run_kernel import run
+
+    arguments = options.arguments
+    for name in ("grid", "block"):
+        if len(getattr(options, name)) > 3:
+            raise InvalidSettingError(
+                f"--{name} has {len(getattr(options, name))} numbers: expected x, y and z at most"
+            )
+    for index, _ in options.save:
+        if index >= len(arguments) or not isinstance(arguments[index], np.ndarray):
+            raise InvalidSettingError(
+                f"--save {index}: expected the number of a ptr: or file: argument, counted from 0"
+            )
     report = run(
         Path(options.file),
         options.kernel,
@@ -75,24 +95,21 @@ def _run(options: argparse.Namespace) -> None:
         arch=options.arch,
         dynamic_lds=options.dynamic_lds,
     )
-    for place in options.save:
-        index, _, path = place.partition(":")
-        if not index.isdigit() or int(index) >= len(arguments) or not isinstance(arguments[int(index)], np.ndarray):
-            raise InvalidSettingError(f"--save {place}: expected INDEX:PATH, where argument INDEX is a ptr: or file:")
-        arguments[int(index)].tofile(path)
+    for index, path in options.save:
+        arguments[index].tofile(path)
     if options.json:
         print(json.dumps(report.to_dict()))
-        return
+        return 0
     print(f"{report.kernel} on the emulated {report.arch}: grid {report.grid}, block {report.block}")
     print(f"  {report.waves} waves, {report.total_instructions} instructions, {report.host_seconds:.3f} s on this host")
     print("  " + ", ".join(f"{name} {count}" for name, count in report.instructions.items() if count))
     for buffer in report.buffers:
         print(f"  {buffer.name}: {buffer.num_bytes} bytes, {buffer.read} read, {buffer.written} written")
+    return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m flashinfer_jit.emulator", description="The emulated GPU.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m flashinfer_jit.emulator", description="The emulated GPU.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("build", help="build the emulator library unless it is in the cache")
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -103,23 +120,33 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument(
         "arguments",
         nargs="*",
+        type=argument(_argument),
         metavar="kind:value",
         help="ptr:BYTES (zeroed memory), file:PATH (memory filled from a file), i8 to i64, u8 to u64, f16 to f64, hex",
     )
-    command.add_argument("--grid", type=int, nargs="+", default=[1], metavar="N", help="workgroups in x, y, z")
-    command.add_argument("--block", type=int, nargs="+", default=[64], metavar="N", help="work-items in x, y, z")
+    command.add_argument("--grid", type=positive, nargs="+", default=[1], metavar="N", help="workgroups in x, y, z")
+    command.add_argument("--block", type=positive, nargs="+", default=[64], metavar="N", help="work-items in x, y, z")
     command.add_argument("--arch", choices=("gfx942", "gfx950"), help="the GPU; default FLASHINFER_JIT_ARCH")
-    command.add_argument("--dynamic-lds", type=int, default=0, metavar="BYTES", help="LDS beside the kernel's own")
-    command.add_argument("--save", action="append", default=[], metavar="INDEX:PATH", help="write an argument's memory")
+    command.add_argument(
+        "--dynamic-lds", type=whole_number, default=0, metavar="BYTES", help="LDS beside the kernel's own"
+    )
+    command.add_argument(
+        "--save",
+        type=argument(_place),
+        action="append",
+        default=[],
+        metavar="INDEX:PATH",
+        help="write an argument's memory",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(function=_run)
-    options = parser.parse_args(argv)
-    try:
-        options.function(options)
-    except (FlashInferJitError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    return command_line.run(lambda: int(options.function(options)))
 
 
 if __name__ == "__main__":

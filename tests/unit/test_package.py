@@ -53,3 +53,14 @@ def test_public_names_resolve(name):
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'single_prefil'"):
         _ = flashinfer_jit.single_prefil
+
+
+def test_no_public_name_is_a_submodule_too():
+    """Importing the submodule would replace the function in its package."""
+    import flashinfer_jit.emulator
+
+    for package in (flashinfer_jit, flashinfer_jit.emulator):
+        folder = Path(package.__file__).parent
+        for name in package.__all__:
+            is_submodule = (folder / f"{name}.py").exists() or (folder / name).is_dir()
+            assert not is_submodule or getattr(package, "_EXPORTS", {}).get(name) == name, name

@@ -117,6 +117,7 @@ def test_repeated_keys_are_one_kernel(hipcc, capsys) -> None:
         (["--from-file", "/nowhere.toml"], "argument --from-file: /nowhere.toml: No such file or directory"),
         (["--from-log", "/nowhere"], "argument --from-log: /nowhere: No such file or directory"),
         (["--check", "--dry-run"], "argument --dry-run: not allowed with argument --check"),
+        (["--list-presets", "--arch", "gfx942"], "--list-presets goes with --json only"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(options, said, capsys) -> None:
@@ -125,6 +126,19 @@ def test_a_wrong_option_is_one_line_and_status_2(options, said, capsys) -> None:
     captured = capsys.readouterr()
     assert caught.value.code == 2 and not captured.out
     assert captured.err.startswith(f"python -m flashinfer_jit.warmup: error: {said}") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ([*keys_as_options(1), "--dtype", "float16"], "--dtype and --kv-dtype are those of presets, and no preset"),
+        ([*keys_as_options(1), "--arch", "gfx950"], "--key is for gfx942, which --arch does not name"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(options, said, capsys, cache_dir) -> None:
+    assert main(options) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {said}") and captured.err.count("\n") == 1 and not captured.out
 
 
 def test_a_wrong_variable_is_one_line_and_status_2(hipcc, few_defaults, monkeypatch, capsys) -> None:
