@@ -47,7 +47,8 @@ def check_dtypes(
     q: torch.dtype, kv: torch.dtype, o: torch.dtype | None, names: tuple[str, str, str]
 ) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     """Return the dtypes of q, of k and v, and of the output: None is that of q, or for fp8 q that of k and v if it has
-    16 bits, or else float16. FlashInfer makes fp8 outputs there, and its documentation advises against them.
+    16 bits, or else bfloat16, as AMD's port of FlashInfer and FlashInfer's CUTLASS kernels have it; its other kernels
+    would make fp8 outputs, which its documentation advises against.
 
     Raises
     ------
@@ -61,6 +62,18 @@ def check_dtypes(
         o = getattr(torch, default_dtype_o(validation.DTYPE_NAMES[q], validation.DTYPE_NAMES[kv]))
     validation.check_dtype(names[2], o, DTYPES_O)
     return q, kv, o
+
+
+def check_fixed_split(size: Any) -> int | None:
+    """Return the size of a part of a request's keys, None for no fixed size, which FlashInfer's callers write as -1 too.
+
+    Raises ValueError for anything else than a positive whole number.
+    """
+    if size is None or size == -1:
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"fixed_split_size={size!r} must be None, -1 (both mean none) or a positive whole number")
+    return size
 
 
 def check_logits_options(

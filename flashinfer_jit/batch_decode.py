@@ -137,7 +137,7 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
             As for ``single_decode_with_kv_cache``.
         q_data_type, kv_data_type, data_type, o_data_type : str or torch.dtype, optional
             Dtypes of q (16 bits or fp8), of the cache (default: ``data_type``, then that of q) and of the output (that
-            of q, or, if that is fp8, that of the cache, or, if that is fp8 too, float16).
+            of q, or, if that is fp8, that of the cache, or, if that is fp8 too, bfloat16).
         sm_scale : float, optional
             The softmax scale; the default is ``1 / sqrt(head_dim)``.
         non_blocking : bool

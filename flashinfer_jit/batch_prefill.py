@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from flashinfer_jit import kv_cache, page_table, validation
+from flashinfer_jit.attention_options import check_fixed_split
 from flashinfer_jit.prefill_launch import Attention, PrefillLauncher
 from flashinfer_jit.prefill_plan import Batch, PlanMade
 from flashinfer_jit.prefill_problem import PrefillOptions
@@ -122,7 +123,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         qo_indptr, kv_indptr : torch.Tensor
             ``[batch_size + 1]`` int32: where the queries and the keys of each request begin. On the host they cost
             nothing; from a GPU they are copied to the host, which waits for the stream. A request may be empty on
-            either side, and may have fewer keys than causal queries: the first queries then see none.
+            either side, and may have fewer keys than causal queries: the first queries then see none. ``kv_indptr``
+            may begin above 0.
         num_qo_heads, num_kv_heads : int
             Heads; any whole ratio will do.
         head_dim_qk, head_dim_vo : int
@@ -142,7 +144,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         q_data_type, kv_data_type, o_data_type : str or torch.dtype
             Dtypes of q (float16, bfloat16 or fp8), of k and v (as q; or fp8; with fp8 queries any of these) and of the
             output (float16, bfloat16 or float32; the default is that of q, or, if that is fp8, that of k and v, or, if
-            that is fp8 too, float16).
+            that is fp8 too, bfloat16).
         non_blocking : bool
             Accepted: copies to the device never block.
         prefix_len_ptr, token_pos_in_items_ptr, token_pos_in_items_len, max_item_len_ptr : optional
@@ -179,7 +181,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
             v_indptr=v_indptr,
             o_indptr=o_indptr,
         )
-        starts = self._read_indptr("qo_indptr", qo_indptr)
+        starts = self._read_indptr("qo_indptr", qo_indptr, begins_with_0=True)
         kv_starts = self._read_indptr("kv_indptr", kv_indptr)
         if len(kv_starts) != len(starts):
             raise ValueError(
@@ -214,7 +216,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
                 o_data_type=o_data_type,
             ),
             (custom_mask, packed_custom_mask),
-            fixed_split_size,
+            check_fixed_split(fixed_split_size),
             disable_split_kv,
             use_sinks,
             {
@@ -322,7 +324,10 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         rope_theta: float | None = None,
         return_lse: bool = False,
     ) -> Attention:
-        """Run with these options instead of the planned ones: FlashInfer's older form. Other options plan again."""
+        """Run with these options instead of the planned ones: FlashInfer's older form.
+
+        Options that need another list of work plan again; others, as ``sm_scale``, cost nothing.
+        """
         self._replan(
             use_fp16_qk_reduction,
             causal=bool(causal),
@@ -440,7 +445,8 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
             ``[batch_size + 1]`` int32: where the queries of each request begin. Index tensors on the host cost nothing;
             those on a GPU, except page numbers, are copied to the host, which waits for the stream.
         paged_kv_indptr : torch.Tensor
-            ``[batch_size + 1]`` int32: where the pages of each request begin in ``paged_kv_indices``.
+            ``[batch_size + 1]`` int32: where the pages of each request begin in ``paged_kv_indices``; it may be a part
+            of a longer batch's, which begins above 0.
         paged_kv_indices : torch.Tensor
             ``[paged_kv_indptr[-1]]`` int32, or longer: page numbers, in any order. If they are on the device already,
             ``run()`` reads this very tensor.
@@ -475,7 +481,8 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
             block_tables=block_tables,
         )
         kv_cache.check_page_size(page_size)
-        starts = self._read_indptr("qo_indptr", qo_indptr)
+        pages_of_part = check_fixed_split(fixed_split_size)
+        starts = self._read_indptr("qo_indptr", qo_indptr, begins_with_0=True)
         host_indptr = self._read_indptr("paged_kv_indptr", paged_kv_indptr)
         page_table.check_int32("paged_kv_last_page_len", paged_kv_last_page_len)
         last_page_len = paged_kv_last_page_len.cpu()
@@ -490,7 +497,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
                 qo_starts=starts,
                 kv_lens=table.kv_end,
                 num_kv_rows=0,
-                max_page=self._max_page(table.max_page, paged_kv_indices, int(host_indptr[-1])),
+                max_page=self._max_page(table.max_page, paged_kv_indices, host_indptr),
                 lists={
                     "qo_indptr": starts,
                     "paged_kv_indptr": host_indptr,
@@ -517,7 +524,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
                 o_data_type=o_data_type,
             ),
             (custom_mask, packed_custom_mask),
-            None if fixed_split_size is None else fixed_split_size * page_size,
+            None if pages_of_part is None else pages_of_part * page_size,
             disable_split_kv,
             use_sinks,
             {
@@ -620,7 +627,10 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
         rope_theta: float | None = None,
         return_lse: bool = False,
     ) -> Attention:
-        """Run with these options instead of the planned ones: FlashInfer's older form. Other options plan again."""
+        """Run with these options instead of the planned ones: FlashInfer's older form.
+
+        Options that need another list of work plan again; others, as ``sm_scale``, cost nothing.
+        """
         self._replan(
             use_fp16_qk_reduction,
             causal=bool(causal),

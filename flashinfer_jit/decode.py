@@ -115,7 +115,7 @@ def single_decode_with_kv_cache(
     -------
     torch.Tensor or tuple of torch.Tensor
         The output, ``[num_qo_heads, head_dim_vo]`` of the dtype of ``q``, or, if that is fp8, of that of ``k`` and
-        ``v``, or, if that is fp8 too, float16; with ``return_lse`` also the log-sum-exp of the logits to base 2,
+        ``v``, or, if that is fp8 too, bfloat16; with ``return_lse`` also the log-sum-exp of the logits to base 2,
         ``[num_qo_heads]`` float32. Without keys (``kv_len`` 0) they are 0 and -inf.
 
     Raises

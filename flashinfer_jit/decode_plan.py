@@ -12,6 +12,7 @@ from flashinfer_jit import kv_cache, page_table, scheduler, validation
 from flashinfer_jit.attention_options import (
     LogitsOptions,
     check_dtypes,
+    check_fixed_split,
     check_logits_options,
     softmax_scale,
 )
@@ -79,11 +80,8 @@ class SplitOptions:
         """Return the keys of a part if they are fixed; raise ValueError for a size that is no number of pages."""
         if self.disable_split_kv:
             return validation.INT32_MAX
-        if self.fixed_split_size is None:
-            return None
-        if not isinstance(self.fixed_split_size, int) or self.fixed_split_size < 1:
-            raise ValueError(f"fixed_split_size={self.fixed_split_size!r} must be a number of pages, 1 or more")
-        return self.fixed_split_size * page_size
+        pages = check_fixed_split(self.fixed_split_size)
+        return None if pages is None else pages * page_size
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
@@ -120,7 +118,7 @@ def find_problem(
     num_qo_heads, num_kv_heads, head_dim, page_size, q_len_per_req = sizes
     kv_cache.check_page_size(page_size)
     if not isinstance(q_len_per_req, int) or q_len_per_req < 1:
-        raise ValueError(f"q_len_per_req={q_len_per_req!r} must be a number of query tokens, 1 or more")
+        raise ValueError(f"q_len_per_req must be >= 1, a number of query tokens, got {q_len_per_req!r}")
     group_size = validation.check_heads(num_qo_heads, num_kv_heads)
     logits = check_logits_options(*logits_options, max(head_dim, 1))
     dtype_q, dtype_kv, dtype_o = (validation.DTYPE_NAMES[dtype] for dtype in dtypes)

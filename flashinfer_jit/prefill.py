@@ -106,7 +106,7 @@ def single_prefill_with_kv_cache(
         the output. A tensor of one element is read on the host. Scales per head are refused.
     o_dtype : torch.dtype, optional
         The output's dtype, float16, bfloat16 or float32; the default is that of ``q``, or, if that is fp8, that of
-        ``k`` and ``v``, or, if that is fp8 too, float16.
+        ``k`` and ``v``, or, if that is fp8 too, bfloat16.
     custom_mask : torch.Tensor, optional
         ``[qo_len, kv_len]`` bool, True where the query sees the key. It replaces ``causal``.
     packed_custom_mask : torch.Tensor, optional

@@ -130,6 +130,8 @@ class PrefillPlanner:
         plan = self.__dict__.get("_plan_made")
         if name in _OPTION_ATTRIBUTES:
             return None if plan is None else getattr(plan.options, name.removeprefix("_"))
+        if name == "_logits_soft_cap":
+            return None if plan is None else plan.problem.logits.logits_soft_cap
         if name in _BUFFER_ATTRIBUTES:
             key = name.removeprefix("_").removesuffix("_buf")
             return self._index_buffers.get(key) if plan is None else plan.tensors.get(key)
@@ -156,11 +158,13 @@ class PrefillPlanner:
         self._plan_made = self._results = None
         _refuse_unbuilt(use_fp16_qk_reduction, token_pos_in_items_len, **arguments)
 
-    def _read_indptr(self, name: str, indptr: Any) -> Int32Array:
+    def _read_indptr(self, name: str, indptr: Any, begins_with_0: bool = False) -> Int32Array:
         page_table.check_int32(name, indptr)
         starts: Int32Array = indptr.numpy() if indptr.device.type == "cpu" else indptr.cpu().numpy()
-        if len(starts) == 0 or starts[0] != 0:
-            raise ValueError(f"{name} must have batch_size + 1 elements and begin with 0, got {starts[:4].tolist()}")
+        # A part of a longer array will do for keys: engines plan the requests that they prefill from the whole batch's.
+        if len(starts) == 0 or starts[0] < 0 or (begins_with_0 and starts[0] != 0):
+            first = "begin with 0" if begins_with_0 else "not be negative"
+            raise ValueError(f"{name} must have batch_size + 1 elements and {first}, got {starts[:4].tolist()}")
         if (starts[1:] < starts[:-1]).any():
             request = int(np.argmax(starts[1:] < starts[:-1]))
             raise ValueError(
@@ -169,14 +173,14 @@ class PrefillPlanner:
             )
         return starts
 
-    def _max_page(self, known: int | None, indices: torch.Tensor, num_used: int) -> int | None:
+    def _max_page(self, known: int | None, indices: torch.Tensor, starts: Int32Array) -> int | None:
         """Return the largest page number in use; of a table on a GPU only with FLASHINFER_JIT_CHECK=indices."""
         if known is not None or "indices" not in env.CHECK.get():
             return known
-        used = indices[:num_used].cpu()
-        if num_used and int(used.min()) < 0:
+        used = indices[starts[0] : starts[-1]].cpu()
+        if len(used) and int(used.min()) < 0:
             raise ValueError(f"paged_kv_indices must not be negative: it holds {int(used.min())}")
-        return int(used.max()) if num_used else -1
+        return int(used.max()) if len(used) else -1
 
     def _plan(
         self,
@@ -189,10 +193,6 @@ class PrefillPlanner:
         lengths: dict[str, Any],
     ) -> None:
         self._backend = validation.resolve_backend(self._requested_backend)
-        if fixed_split_size is not None and (
-            isinstance(fixed_split_size, bool) or not isinstance(fixed_split_size, int) or fixed_split_size < 1
-        ):
-            raise ValueError(f"fixed_split_size={fixed_split_size!r} must be None or a positive whole number")
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         _check_lengths(qo_lens, batch.kv_lens, **lengths)
         problem = resolve(options, self._active.arch(self._buffers.device))
@@ -336,19 +336,35 @@ class PrefillPlanner:
         return num_tiles + -(-capacity // problem.num_kv_heads)
 
     def _replan(self, use_fp16_qk_reduction: bool, **changes: Any) -> None:
-        """Plan again with other options, unless they are the planned ones."""
+        """Give the plan other options, and make another one where its list of work is not what they need."""
         plan = self._plan_made
         if plan is None:
             raise RuntimeError("forward() needs a plan: call begin_forward() first")
         _refuse_unbuilt(use_fp16_qk_reduction, 0)
         options = dataclasses.replace(plan.options, **changes)
-        if options != plan.options:
-            problem = resolve(options, plan.problem.arch)
+        if options == plan.options:
+            return
+        problem = resolve(options, plan.problem.arch)
+        # With fixed buffers the old list serves whatever sees no more keys: a graph then captures launches only.
+        if not problem.can_use_work_of(plan.problem, plan.tile, and_fewer_keys=self._use_cuda_graph):
+            if self._active.is_capturing():
+                raise RuntimeError(
+                    "forward() was given options that need another list of work than the planned ones, and none can be "
+                    "made while a graph is captured: plan with these options"
+                )
             self._make_plan(problem, options, plan.batch, plan.fixed_split_size, plan.disable_split_kv)
+            return
+        kernel = kernels.get_kernel(problem.kernel_key(plan.tile, False), self._active)
+        if plan.has_merge:
+            kernels.get_kernel(problem.merge_key(False), self._active)
+        params = kernel.params_type.from_buffer_copy(plan.params)
+        for name in ("logits_soft_cap", "window_left", "rope_frequency", "rope_decay"):
+            setattr(params, name, getattr(problem.logits, name))
+        self._plan_made = dataclasses.replace(plan, problem=problem, options=options, kernel=kernel, params=params)
 
 
 _OPTION_ATTRIBUTES = frozenset(
-    ("_causal", "_window_left", "_logits_soft_cap", "_sm_scale", "_rope_scale", "_rope_theta", "_pos_encoding_mode")
+    ("_causal", "_window_left", "_sm_scale", "_rope_scale", "_rope_theta", "_pos_encoding_mode")
 )
 _BUFFER_ATTRIBUTES = frozenset(
     f"_{name}_buf"

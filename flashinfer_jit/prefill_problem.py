@@ -116,6 +116,16 @@ class PrefillProblem:
 
         return min(self.tiles, key=cost)
 
+    def can_use_work_of(self, other: "PrefillProblem", tile: tiling.TileConfig, and_fewer_keys: bool) -> bool:
+        """Return whether a list of work made for ``other`` serves this problem: it splits rows and keys as it would,
+        or, with ``and_fewer_keys``, it covers all keys that queries see here, and masks leave out the others."""
+        if tile not in self.tiles:
+            return False
+        window, planned = self.logits.window_left, other.logits.window_left
+        if not and_fewer_keys:
+            return self.is_causal == other.is_causal and window == planned
+        return (self.is_causal or not other.is_causal) and (planned < 0 or 0 <= window <= planned)
+
     def kernel_key(self, tile: tiling.TileConfig, has_sinks: bool) -> KernelKey:
         """Return the key of the attention kernel."""
         return _kernel_key(self.config, tile, self.arch, has_sinks)

@@ -378,8 +378,8 @@ class BatchIndicesConfig(KernelConfig):
 
 
 def default_dtype_o(dtype_q: str, dtype_kv: str) -> str:
-    """Return the dtype of the output if none is asked for: that of Q; for fp8 Q that of K and V, or else float16."""
-    return next((dtype for dtype in (dtype_q, dtype_kv) if dtype not in FP8_DTYPES), "float16")
+    """Return the dtype of the output if none is asked for: that of Q; for fp8 Q that of K and V, or else bfloat16."""
+    return next((dtype for dtype in (dtype_q, dtype_kv) if dtype not in FP8_DTYPES), "bfloat16")
 
 
 def _one_of(values: tuple[Any, ...]) -> str:

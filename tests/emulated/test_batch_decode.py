@@ -376,7 +376,7 @@ def int32(*values):
         ({"block_tables": torch.zeros(2, 2)}, UnsupportedConfigError, "block_tables"),
         ({"window_right": 3}, UnsupportedConfigError, "window_right=3"),
         ({"seq_lens": int32(1, 1)}, ValueError, "seq_lens does not agree"),
-        ({"q_len_per_req": 0}, ValueError, "q_len_per_req=0"),
+        ({"q_len_per_req": 0}, ValueError, "q_len_per_req must be >= 1.* got 0"),
         ({"fixed_split_size": 0}, ValueError, "fixed_split_size=0"),
     ],
 )

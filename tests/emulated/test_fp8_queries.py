@@ -74,7 +74,7 @@ def check(result, reference, lse_tolerance=LSE_TOLERANCE):
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(DTYPE_NAMES[dtype] for dtype in pair))
 def test_single_requests(pair):
     q, k, v = make(pair, 19, 70)
-    expected_dtype = pair[1] if pair[1] in (F16, BF16) else F16
+    expected_dtype = pair[1] if pair[1] in (F16, BF16) else BF16
     result = flashinfer_jit.single_prefill_with_kv_cache(q, k, v, scale_q=0.5, scale_k=1.5, return_lse=True)
     assert result[0].dtype == expected_dtype
     check(result, attention_reference(q, k, v, sm_scale=0.75 / 8))

@@ -1,0 +1,116 @@
+"""How serving engines call wrappers, beyond what the documentation of FlashInfer's functions says."""
+
+import pytest
+import torch
+
+import flashinfer_jit
+from flashinfer_jit import emulator
+from flashinfer_jit.plan_buffers import PlanBuffers
+from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
+from support.paged import make_batch
+
+F16 = torch.float16
+KV_LENS, QO_LENS = (40, 70, 21), (5, 33, 21)
+
+
+@pytest.fixture(autouse=True)
+def on_arch(arch):
+    """Every test of this file runs on both GPUs."""
+    with emulator.use_arch(arch):
+        yield
+
+
+@pytest.fixture
+def workspace():
+    return torch.empty(4 << 20, dtype=torch.uint8)
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """The names of all lists that plans copied to the device."""
+    names, store = [], PlanBuffers.store
+    monkeypatch.setattr(PlanBuffers, "store", lambda self, lists: names.extend(lists) or store(self, lists))
+    return names
+
+
+def int32(*values):
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def queries(num_tokens, seed=0):
+    return torch.randn(num_tokens, 4, 64, generator=torch.Generator().manual_seed(seed)).to(F16)
+
+
+def check_requests(o, lse, q, qo_lens, batch, first_request=0, **options):
+    first = 0
+    for request, qo_len in enumerate(qo_lens, first_request):
+        part = slice(first, first + qo_len)
+        reference = attention_reference(q[part], batch.keys[request], batch.values[request], **options)
+        assert TOLERANCES[F16].worst(o[part], reference[0]) <= 1
+        assert LSE_TOLERANCE.worst(lse[part], reference[1]) <= 1
+        first += qo_len
+
+
+def test_prefill_of_the_last_requests_of_a_batch(workspace):
+    """The page table is a part of the whole batch's, -1 means no fixed split, and no soft cap reads as 0."""
+    batch = make_batch(KV_LENS, 16, 2, 64, F16)
+    wrapper = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(workspace)
+    qo_lens = QO_LENS[1:]
+    options = {"causal": True, "sm_scale": 0.1, "logits_soft_cap": None, "fixed_split_size": -1}
+    table = batch.indptr[1:], batch.indices, batch.last_page_len[1:]
+    wrapper.plan(int32(0, 33, 54), *table, 4, 2, 64, 16, **options)
+    assert (wrapper._causal, wrapper._window_left, wrapper._sm_scale) == (True, -1, 0.1)
+    assert wrapper._logits_soft_cap == 0.0
+    q = queries(sum(qo_lens))
+    out = torch.empty_like(q)
+    o, lse = wrapper.run(q, batch.cache, k_scale=1.0, v_scale=1.0, out=out, return_lse=True)
+    assert o is out
+    check_requests(o, lse, q, qo_lens, batch, first_request=1, causal=True, sm_scale=0.1)
+
+    ragged = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(workspace)
+    k, v = (torch.cat(parts).to(F16) for parts in (batch.keys, batch.values))
+    ragged.plan(int32(0, 33, 54), int32(40, 110, 131), 4, 2, 64, **options)
+    o, lse = ragged.run(q, k, v, return_lse=True)
+    check_requests(o, lse, q, qo_lens, batch, first_request=1, causal=True, sm_scale=0.1)
+
+
+def test_options_of_a_layer_do_not_plan_again(workspace, stored):
+    """begin_forward() knows the batch, forward() the layer: its scale and cap are no reason for another plan."""
+    batch = make_batch(KV_LENS, 16, 2, 64, F16)
+    wrapper = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(workspace)
+    wrapper.begin_forward(int32(0, 5, 38, 59), *batch.table, 4, 2, 64, 16, q_data_type=F16)
+    stored.clear()
+    q = queries(sum(QO_LENS))
+    for sm_scale, cap in ((0.1, 0.0), (0.2, 5.0), (None, 6.0)):
+        options = {"sm_scale": sm_scale, "logits_soft_cap": cap}
+        o, lse = wrapper.forward_return_lse(q, batch.cache, causal=False, **options)
+        check_requests(o, lse, q, QO_LENS, batch, **options)
+    assert not stored
+    o, lse = wrapper.forward_return_lse(q, batch.cache, causal=True)
+    assert stored
+    check_requests(o, lse, q, QO_LENS, batch, causal=True)
+
+
+def test_fixed_buffers_serve_layers_that_see_less(workspace, stored):
+    """With use_cuda_graph, what forward() captures is launches: causal and windowed layers use the list as planned."""
+    batch = make_batch(KV_LENS, 16, 2, 64, F16)
+    buffers = {
+        "qo_indptr_buf": 4,
+        "paged_kv_indptr_buf": 4,
+        "paged_kv_indices_buf": 20,
+        "paged_kv_last_page_len_buf": 3,
+    }
+    wrapper = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(
+        workspace, use_cuda_graph=True, **{name: torch.zeros(size, dtype=torch.int32) for name, size in buffers.items()}
+    )
+    wrapper.begin_forward(int32(0, 5, 38, 59), *batch.table, 4, 2, 64, 16, q_data_type=F16)
+    stored.clear()
+    q = queries(sum(QO_LENS))
+    for options in ({"causal": True}, {"causal": True, "window_left": 9}):
+        o, lse = wrapper.forward_return_lse(q, batch.cache, **options)
+        check_requests(o, lse, q, QO_LENS, batch, **options)
+        assert wrapper._causal
+    assert not stored
+    o, lse = wrapper.forward_return_lse(q, batch.cache, causal=False)
+    assert stored
+    check_requests(o, lse, q, QO_LENS, batch)
