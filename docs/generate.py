@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import support_matrix  # noqa: E402
 
 import flashinfer_jit  # noqa: E402
 from flashinfer_jit import env, presets  # noqa: E402
@@ -200,12 +202,16 @@ def _markdown(text: str) -> list[str]:
 
 
 BEGIN, END = "<!-- kernel: written by make docs -->\n", "<!-- end of kernel -->\n"
+SUPPORT_BEGIN = "<!-- support: written by make docs from docs/support.toml -->\n"
+SUPPORT_END = "<!-- end of support -->\n"
 GOLDEN = HERE.parent / "tests" / "golden" / "gfx942-prefill-main.hip"
 
 
 def readme() -> str:
-    """Return the README with the heart of a generated kernel between its marks, as the golden file has it."""
+    """Return the README with a kernel's heart and the support matrix, between their marks."""
     text = (HERE.parent / "README.md").read_text()
+    before, _, rest = text.partition(SUPPORT_BEGIN)
+    text = f"{before}{SUPPORT_BEGIN}{support_matrix.markdown()}{SUPPORT_END}{rest.partition(SUPPORT_END)[2]}"
     lines = GOLDEN.read_text().splitlines()
     first = next(n for n, line in enumerate(lines) if "if (view.touches(" in line)
     indent = len(lines[first]) - len(lines[first].lstrip())
