@@ -65,7 +65,7 @@ def check_dtypes(
 
 
 def check_fixed_split(size: Any) -> int | None:
-    """Return the size of a part of a request's keys, None for no fixed size, which FlashInfer's callers write as -1 too.
+    """Return the size of a part of a request's keys, None for no fixed size, which callers also write as -1.
 
     Raises ValueError for anything else than a positive whole number.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from flashinfer_jit import kv_cache, page_table, validation
-from flashinfer_jit.decode_launch import Attention, DecodeLauncher
+from flashinfer_jit.decode_launch import Attention, DecodeLauncher, DecodePlanMade
 from flashinfer_jit.decode_plan import SplitOptions, find_problem, resolve_dtypes, schedule
 from flashinfer_jit.plan_buffers import partial_rows
 
@@ -214,13 +214,19 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
             "batch_invariant": batch_invariant,
             "indptr_host": indptr_host,
         }
-        self._options = (pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta)
-        self._pos_encoding_mode, self._window_left, self._logits_soft_cap = self._options[:3]
-        self._sm_scale, self._rope_scale, self._rope_theta = problem.sm_scale, rope_scale, rope_theta
+        self._keep_options((pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta))
         self._batch_size, self._num_qo_heads, self._num_kv_heads = problem.batch_size, num_qo_heads, num_kv_heads
         self._causal = True
 
     begin_forward = plan
+
+    def _keep_options(self, options: tuple[Any, ...]) -> None:
+        """Keep the options of the plan, for forward(), and for engines under the names that they read."""
+        assert self._plan_made is not None
+        problem = self._plan_made.problem
+        self._options = options
+        self._pos_encoding_mode, self._window_left, _, _, self._rope_scale, self._rope_theta = options
+        self._logits_soft_cap, self._sm_scale = problem.logits.logits_soft_cap, problem.sm_scale
 
     def _page_tensors(
         self, indptr: torch.Tensor, indices: torch.Tensor, last_page_len: torch.Tensor
@@ -332,16 +338,43 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         rope_theta: float | None = None,
         return_lse: bool = False,
     ) -> Attention:
-        """Run with these options, FlashInfer's older form; if they are not the planned ones, plan again."""
+        """Run with these options instead of the planned ones: FlashInfer's older form.
+
+        Options that need another list of work plan again; others, as ``sm_scale``, cost nothing.
+        """
+        options = (pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta)
         if self._plan_made is None:
             raise RuntimeError("forward() needs a plan: call begin_forward() first")
-        options = (pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta)
         if options != self._options:
-            names = ("pos_encoding_mode", "window_left", "logits_soft_cap", "sm_scale", "rope_scale", "rope_theta")
-            BatchDecodeWithPagedKVCacheWrapper.plan(
-                self, *self._replan_arguments, **self._replan_keywords, **dict(zip(names, options, strict=True))
-            )
+            self._replan(self._plan_made, options)
         return self.run(q, paged_kv_cache, q_scale=q_scale, k_scale=k_scale, v_scale=v_scale, return_lse=return_lse)
+
+    def _replan(self, plan: DecodePlanMade, options: tuple[Any, ...]) -> None:
+        """Give the plan other options, and make another one where its list of work is not what they need."""
+        old = plan.problem
+        pos_encoding_mode, window_left, logits_soft_cap, sm_scale, rope_scale, rope_theta = options
+        problem = find_problem(
+            self._active.arch(self._buffers.device),
+            (old.dtype_q, old.dtype_kv, old.dtype_o),
+            (old.num_qo_heads, old.num_kv_heads, old.head_dim, old.page_size, old.q_len_per_req),
+            (pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta),
+            sm_scale,
+            old.batch_size,
+        )
+        # With fixed buffers the old list serves whatever sees no more keys: a graph then captures launches only.
+        if problem.can_use_work_of(old, and_fewer_keys=self._use_cuda_graph):
+            self._change_problem(plan, problem)
+            self._keep_options(options)
+            return
+        if self._active.is_capturing():
+            raise RuntimeError(
+                "forward() was given options that need another list of work than the planned ones, and none can be "
+                "made while a graph is captured: plan with these options"
+            )
+        names = ("pos_encoding_mode", "window_left", "logits_soft_cap", "sm_scale", "rope_scale", "rope_theta")
+        BatchDecodeWithPagedKVCacheWrapper.plan(
+            self, *self._replan_arguments, **self._replan_keywords, **dict(zip(names, options, strict=True))
+        )
 
     def forward_return_lse(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Call ``forward`` with ``return_lse=True``."""

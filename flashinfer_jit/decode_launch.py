@@ -139,6 +139,18 @@ class DecodeLauncher:
         self._dtype_o = problem.dtype_o
         self._plan_made = DecodePlanMade(problem, work, params, tensors, merging, table.max_page)
 
+    def _change_problem(self, plan: DecodePlanMade, problem: DecodeProblem) -> None:
+        """Let the plan compute something else with the same list of work: nothing is copied to the device."""
+        self._kernels = {}
+        self._kernels_of = problem
+        kernel, merge_key = self._kernel(problem, False)
+        if plan.merging:
+            kernels.get_kernel(merge_key, self._active)
+        params = kernel.params_type.from_buffer_copy(plan.params)
+        for name in ("logits_soft_cap", "window_left", "rope_frequency", "rope_decay"):
+            setattr(params, name, getattr(problem.logits, name))
+        self._plan_made = replace(plan, problem=problem, params=params)
+
     def _kernel(self, problem: DecodeProblem, has_sinks: bool) -> tuple[Kernel, KernelKey]:
         """Return the kernel of the plan and the key of the one that merges."""
         found = self._kernels.get(has_sinks)

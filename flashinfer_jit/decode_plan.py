@@ -57,6 +57,14 @@ class DecodeProblem:
     sm_scale: float
     batch_size: int
 
+    def can_use_work_of(self, other: "DecodeProblem", and_fewer_keys: bool) -> bool:
+        """Return whether a list of work made for ``other`` serves this problem: it splits keys as it would, or, with
+        ``and_fewer_keys``, it covers all keys that queries see here, and masks leave out the others."""
+        window, planned = self.logits.window_left, other.logits.window_left
+        if self.tile != other.tile:
+            return False
+        return window == planned or (and_fewer_keys and (planned < 0 or 0 <= window <= planned))
+
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:

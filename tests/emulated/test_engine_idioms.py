@@ -1,5 +1,7 @@
 """How serving engines call wrappers, beyond what the documentation of FlashInfer's functions says."""
 
+import functools
+
 import pytest
 import torch
 
@@ -114,3 +116,46 @@ def test_fixed_buffers_serve_layers_that_see_less(workspace, stored):
     o, lse = wrapper.forward_return_lse(q, batch.cache, causal=False)
     assert stored
     check_requests(o, lse, q, QO_LENS, batch)
+
+
+def test_decode_of_a_padded_batch(workspace):
+    """Requests that only fill a captured batch have no pages and, by convention, a last page of 1 token."""
+    batch = make_batch((40, 70), 16, 2, 64, F16)
+    sizes = {"paged_kv_indptr_buffer": 5, "paged_kv_indices_buffer": 30, "paged_kv_last_page_len_buffer": 4}
+    wrapper = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(
+        workspace, use_cuda_graph=True, **{name: torch.zeros(size, dtype=torch.int32) for name, size in sizes.items()}
+    )
+    indptr = torch.cat([batch.indptr, batch.indptr[-1:], batch.indptr[-1:]])
+    last_page_len = torch.cat([batch.last_page_len, int32(1, 1)])
+    sizes = (4, 2, 64, 16)
+    # All by position, as FlashInfer 0.5 has them: the last but one is the fixed split size.
+    options = ("NONE", -1, None, F16, F16, None, 0.1, None, None, True, None, None, -1, False)
+    wrapper.plan(indptr, batch.indices[: int(indptr[-1])], last_page_len, *sizes, *options)
+    assert (wrapper._window_left, wrapper._logits_soft_cap, wrapper._sm_scale) == (-1, 0.0, 0.1)
+    q = queries(4)
+    o, lse = wrapper.run(q, batch.cache, k_scale=1.0, v_scale=1.0, return_lse=True)
+    check_requests(o, lse, q, (1, 1), batch, sm_scale=0.1)
+    assert not o[2:].any()
+
+
+@pytest.mark.parametrize("use_cuda_graph", [False, True])
+def test_options_of_a_layer_do_not_plan_a_decode_again(workspace, stored, use_cuda_graph):
+    batch = make_batch(KV_LENS, 1, 2, 64, F16)
+    names = ("paged_kv_indptr_buffer", "paged_kv_indices_buffer", "paged_kv_last_page_len_buffer")
+    buffers = dict(zip(names, (x.clone() for x in batch.table), strict=True)) if use_cuda_graph else {}
+    wrapper = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(workspace, use_cuda_graph=use_cuda_graph, **buffers)
+    plan = functools.partial(flashinfer_jit.fast_decode_plan, wrapper)
+    plan(*batch.table, 4, 2, 64, 1, q_data_type=F16, global_override_indptr_cpu=batch.indptr)
+    stored.clear()
+    q = queries(3)
+    # A cache as pages of one token: their dimension is left out.
+    cache = tuple(part.squeeze(1) for part in batch.cache.unbind(1))
+    for sm_scale, cap in ((0.1, 0.0), (0.2, 5.0), (None, 6.0)):
+        options = {"sm_scale": sm_scale, "logits_soft_cap": cap}
+        o, lse = wrapper.forward_return_lse(q, cache, k_scale=None, v_scale=None, **options)
+        check_requests(o, lse, q, (1, 1, 1), batch, **options)
+    assert not stored
+    o, lse = wrapper.forward_return_lse(q, cache, window_left=20)
+    assert bool(stored) != use_cuda_graph
+    check_requests(o, lse, q, (1, 1, 1), batch, window_left=20)
+    assert wrapper._window_left == 20
