@@ -326,16 +326,12 @@ __device__ __forceinline__ float from_other_half(float value) {
   return __builtin_bit_cast(float, __builtin_amdgcn_ds_bpermute(4 * other_lane, __builtin_bit_cast(int, value)));
 }
 
-// Turns a tile of S^T into P^T and accounts for it in state; o_acc is scaled when row_max moves.
-__device__ __forceinline__ void online_softmax(const Accumulator (&s_tile)[kKeyBlocks], float scale_log2,
-                                               RowState& state, Accumulator (&o_acc)[kColumnBlocks],
-                                               Fragment (&p_tile)[2 * kKeyBlocks]) {
+// Moves row_max, and o_acc and row_sum with it, if a tile of logits asks for it.
+__device__ __forceinline__ void update_row_max(const Accumulator (&s_tile)[kKeyBlocks], float scale_log2,
+                                               RowState& state, Accumulator (&o_acc)[kColumnBlocks]) {
   float tile_max = -kInfinity;
 #pragma unroll
-  for (int block = 0; block < kKeyBlocks; ++block) {
-#pragma unroll
-    for (int r = 0; r < 16; ++r) tile_max = __builtin_fmaxf(tile_max, s_tile[block][r]);
-  }
+  for (int i = 0; i < 16 * kKeyBlocks; ++i) tile_max = __builtin_fmaxf(tile_max, s_tile[i / 16][i % 16]);
   tile_max *= scale_log2;
   if (__builtin_amdgcn_ballot_w64(tile_max > state.row_max + kRescaleThreshold) != 0) {
     const float new_max = __builtin_fmaxf(state.row_max, __builtin_fmaxf(tile_max, from_other_half(tile_max)));
@@ -345,17 +341,13 @@ __device__ __forceinline__ void online_softmax(const Accumulator (&s_tile)[kKeyB
 #pragma unroll
     for (int block = 0; block < kColumnBlocks; ++block) o_acc[block] *= rescale;
   }
-#pragma unroll
-  for (int step = 0; step < 2 * kKeyBlocks; ++step) {
-    Vector<float, 8> p;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float s = s_tile[step / 2][step % 2 * 8 + i];
-      p[i] = __builtin_amdgcn_exp2f(__builtin_fmaf(s, scale_log2, -state.row_max));
-      state.row_sum += p[i];
-    }
-    p_tile[step] = to_fragment(p);
-  }
+}
+
+// An element of P from one of S, accounted for in row_sum.
+__device__ __forceinline__ float to_probability(float s, float scale_log2, RowState& state) {
+  const float p = __builtin_amdgcn_exp2f(__builtin_fmaf(s, scale_log2, -state.row_max));
+  state.row_sum += p;
+  return p;
 }
 
 // From products of queries and keys to logits in units of log2(e), the base in which the softmax works.
@@ -664,6 +656,66 @@ struct CustomMask {
   }
 };
 
+// The two products of a tile. LDS answers late, so operands are read this many steps before they are used; the order is
+// laid down, because the compiler would move each read to its use to save registers.
+constexpr int kReadsAhead = 4;
+constexpr int kKReads = kKeyBlocks * kHeadSteps, kVReads = 2 * kKeyBlocks * kColumnBlocks;
+
+// Instructions that access LDS or make d stay on their side of this line. Costs nothing.
+__device__ __forceinline__ void keep_order(Accumulator& d) { asm volatile("" : "+v"(d)::"memory"); }
+
+// S^T = K Q^T.
+__device__ __forceinline__ void multiply_k_q(const LdsBytes* k_tile, int k_offset, const Fragment (&q_frag)[kHeadSteps],
+                                             Accumulator (&s_tile)[kKeyBlocks]) {
+  const auto read = [&](int i) { return read_k(k_tile, k_offset, i % kKeyBlocks, i / kKeyBlocks); };
+  Fragment k_frag[kReadsAhead];
+#pragma unroll
+  for (int i = 0; i < min(kReadsAhead, kKReads); ++i) k_frag[i] = read(i);
+  // The other wave of the SIMD has its softmax meanwhile: its instructions fill the gaps that products leave.
+  __builtin_amdgcn_s_setprio(1);
+#pragma unroll
+  for (int i = 0; i < kKReads; ++i) {
+    Accumulator& s = s_tile[i % kKeyBlocks];
+    s = multiply_accumulate(k_frag[i % kReadsAhead], q_frag[i / kKeyBlocks], s);
+    if (i + kReadsAhead < kKReads) k_frag[i % kReadsAhead] = read(i + kReadsAhead);
+    keep_order(s);
+  }
+  __builtin_amdgcn_s_setprio(0);
+}
+
+// The A operands of O^T += V^T P^T, in the order of their use: all columns for 16 keys, then for the next.
+__device__ __forceinline__ Fragment read_v(LdsBytes* v_tile, int v_offset, int i) {
+  return VLayout::read(v_tile, v_offset, i % kColumnBlocks, i / kColumnBlocks);
+}
+
+// O^T += V^T P^T. While the products of 16 keys run, the probabilities of the next 16 are made.
+__device__ __forceinline__ void multiply_v_p(LdsBytes* v_tile, int v_offset, Fragment (&v_frag)[kReadsAhead],
+                                             const Accumulator (&s_tile)[kKeyBlocks], float scale_log2, RowState& state,
+                                             Accumulator (&o_acc)[kColumnBlocks]) {
+  const auto probability = [&](int i) { return to_probability(s_tile[i / 16][i % 16], scale_log2, state); };
+  Vector<float, 8> p;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) p[i] = probability(i);
+  Fragment p_frag = to_fragment(p);
+  __builtin_amdgcn_s_setprio(1);
+#pragma unroll
+  for (int i = 0; i < kVReads; ++i) {
+    const int block = i % kColumnBlocks, next_keys = 8 * (i / kColumnBlocks + 1);
+    o_acc[block] = multiply_accumulate(v_frag[i % kReadsAhead], p_frag, o_acc[block]);
+    if (i + kReadsAhead < kVReads) v_frag[i % kReadsAhead] = read_v(v_tile, v_offset, i + kReadsAhead);
+    keep_order(o_acc[block]);
+    if (next_keys == 16 * kKeyBlocks) continue;
+#pragma unroll
+    for (int j = 8 * block / kColumnBlocks; j < 8 * (block + 1) / kColumnBlocks; ++j) {
+      float value = probability(next_keys + j);
+      asm volatile("" : "+v"(value));  // here, not earlier or later
+      p[j] = value;
+    }
+    if (block == kColumnBlocks - 1) p_frag = to_fragment(p);
+  }
+  __builtin_amdgcn_s_setprio(0);
+}
+
 // The B operands of S^T = K Q^T: a lane holds its query row, 8 of every 16 elements.
 __device__ __forceinline__ void load_q(const Params& params, const Work& work, QueryRow row, int lane,
                                        Fragment (&q_frag)[kHeadSteps]) {
@@ -780,24 +832,16 @@ extern "C" __global__ void
     const int wave_last_key = wave_first_key + kKeysPerWave - 1;
     if (view.touches(wave_first_key, wave_last_key)) {
       Accumulator s_tile[kKeyBlocks] = {};
+      multiply_k_q(k_lds, k_offset, q_frag, s_tile);
+      // V sets out from LDS before the softmax needs the time.
+      Fragment v_frag[kReadsAhead];
 #pragma unroll
-      for (int step = 0; step < kHeadSteps; ++step) {
-#pragma unroll
-        for (int block = 0; block < kKeyBlocks; ++block) {
-          s_tile[block] = multiply_accumulate(read_k(k_lds, k_offset, block, step), q_frag[step], s_tile[block]);
-        }
-      }
+      for (int i = 0; i < min(kReadsAhead, kVReads); ++i) v_frag[i] = read_v(v_lds, v_offset, i);
       mask_tile(s_tile, wave_first_key, visible, custom_bits, lane);
 
-      Fragment p_tile[2 * kKeyBlocks];
-      online_softmax(s_tile, kLogitsAreScaled ? 1.0f : params.sm_scale_log2, state, o_acc, p_tile);
-#pragma unroll
-      for (int block = 0; block < kColumnBlocks; ++block) {
-#pragma unroll
-        for (int step = 0; step < 2 * kKeyBlocks; ++step) {
-          o_acc[block] = multiply_accumulate(VLayout::read(v_lds, v_offset, block, step), p_tile[step], o_acc[block]);
-        }
-      }
+      const float scale_log2 = kLogitsAreScaled ? 1.0f : params.sm_scale_log2;
+      update_row_max(s_tile, scale_log2, state, o_acc);
+      multiply_v_p(v_lds, v_offset, v_frag, s_tile, scale_log2, state, o_acc);
     }
     k_tile.store(lds + stage);
     v_tile.store(lds + stage + KLayout::kBytes);
