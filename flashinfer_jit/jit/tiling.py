@@ -6,7 +6,7 @@ from typing import Any
 
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch
-from flashinfer_jit.jit.config import AttentionConfig, KernelConfig
+from flashinfer_jit.jit.config import FP8_DTYPES, AttentionConfig, KernelConfig
 
 MAX_CANDIDATES = 3
 
@@ -98,16 +98,21 @@ def _prefill_tiles(config: AttentionConfig, arch: Arch) -> tuple[TileConfig, ...
     registers = 16 * -(-config.head_dim_vo // 32) + config.head_dim_qk // 4
     registers += 16 if config.position_encoding != "none" else 0
     is_paged = config.kv_source.startswith("page")
-    # What is loaded from pages takes an address for each load.
-    registers += 16 if is_paged and config.position_encoding == "rope_llama" else 0
+    # Addresses of pages, what is on its way to be rotated or widened, bits of a mask: one of these fits, each further
+    # one takes registers.
+    is_rope = config.position_encoding == "rope_llama"
+    registers += 16 * max(0, is_paged + is_rope + (config.dtype_kv in FP8_DTYPES) + (config.mask_mode == "custom") - 1)
     two_waves = [n for n in (64, 32) if fits(n, 2) and registers + n <= MAX_OWN_REGISTERS_OF_TWO_WAVES]
     one_wave = [n for n in (64, 32) if fits(n, 1)]
     tiles = [TileConfig(128, (two_waves or one_wave)[0], 4, waves_per_simd=2 if two_waves else 1)]
     # Fewer rows: then waves share the keys of a tile instead, 32 for each, so that a workgroup still fills a CU.
     for row_waves, num_waves in ((2, 4), (2, 2), (1, 4), (1, 2)):
         block_kv = WAVE_ROWS * num_waves // row_waves
-        # Two waves that load 64 wide rows from pages have no registers left.
-        if is_paged and config.head_dim_qk > 240 and (row_waves, num_waves) == (1, 2):
+        # Two waves that load 64 wide rows from pages or to rotate them have no registers left.
+        if ((is_paged and config.head_dim_qk > 240) or (is_rope and config.head_dim_qk > 208)) and (
+            row_waves,
+            num_waves,
+        ) == (1, 2):
             continue
         if fits(block_kv, 1) and tiles[-1].block_q != WAVE_ROWS * row_waves:
             tiles.append(TileConfig(WAVE_ROWS * row_waves, block_kv, num_waves, waves_per_simd=1))
