@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import bench_attention, bench_plan, command_line, emulator, env, prefill, runtime
+from flashinfer_jit import bench_attention, bench_plan, bench_warmup, command_line, emulator, env, prefill, runtime
 from flashinfer_jit.emulator.assemble import assemble
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling, toolchain
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey, key_from_dict
+from flashinfer_jit.presets import check_names
 from flashinfer_jit.tables import format_table
 
 # The kernels whose compilation is timed: those of the common head dimensions.
@@ -280,6 +281,10 @@ def bench_jit(archs: Sequence[str]) -> list[Measurement]:
     ]
 
 
+def _presets(text: str) -> tuple[str, ...]:
+    return check_names([name.strip() for name in text.split(",") if name.strip()])
+
+
 def _parser() -> command_line.Parser:
     parser = command_line.Parser(prog="python -m flashinfer_jit.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -294,6 +299,19 @@ def _parser() -> command_line.Parser:
         attention.add_argument("--json", action="store_true", help="for machines")
     plan = commands.add_parser("plan", help="host cost of planning and launching batches")
     plan.add_argument("--json", action="store_true", help="for machines")
+    warmup = commands.add_parser(
+        "warmup", help="compiling ahead: one compiler at a time against several, and all cached"
+    )
+    warmup.add_argument("--arch", type=command_line.arch_list, default=tuple(ARCHS.values()), help="default: all")
+    warmup.add_argument(
+        "--preset",
+        type=command_line.argument(_presets),
+        default=(),
+        metavar="NAME,...",
+        help="models; default: warmup's",
+    )
+    warmup.add_argument("--jobs", type=command_line.positive, default=2, help="compilers at once; default 2")
+    warmup.add_argument("--json", action="store_true", help="for machines")
     hidden = commands.add_parser("_load")
     hidden.add_argument("keys", nargs="+")
     return parser
@@ -310,6 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     archs = [arch.name for arch in options.arch]
     if options.command == "jit":
         return command_line.run(lambda: _jit(archs, options.json))
+    if options.command == "warmup":
+        return command_line.run(lambda: _warmup(archs, options.preset, options.jobs, options.json))
     return command_line.run(lambda: _attention(options.command, archs, options.json))
 
 
@@ -324,6 +344,17 @@ def _jit(archs: Sequence[str], as_json: bool) -> int:
     print(format_table(["what", "value", "unit", "goal", "samples"], rows))
     about = host()
     print(f"\n{about['cpu']}, {about['cores']} cores. Emulated times are the emulator's, never a GPU's.")
+    return 0
+
+
+def _warmup(archs: Sequence[str], presets: Sequence[str], jobs: int, as_json: bool) -> int:
+    rows = bench_warmup.measure(archs, presets, jobs)
+    if as_json:
+        print(json.dumps({"host": host(), "rows": [dataclasses.asdict(row) for row in rows]}, indent=2))
+        return 0
+    print(format_table(["what", "value", "unit", "goal"], [(r.title, f"{r.value:.4g}", r.unit, r.goal) for r in rows]))
+    about = host()
+    print(f"\n{about['cpu']}, {about['cores']} cores. Wall-clock times: only those of an idle machine mean anything.")
     return 0
 
 

@@ -52,7 +52,7 @@ LAYERS = (
     ("presets", "progress"),
     ("plan", "explain", "collect_env"),
     ("command_line", "bench_attention"),
-    ("bench_plan",),
+    ("bench_plan", "bench_warmup"),
     ("compat",),
     ("warmup", "bench", "profile", "emulator.__main__", "__main__"),
 )

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from flashinfer_jit import presets, warmup
+from flashinfer_jit import bench, bench_warmup, presets, warmup
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.cache import LIBRARY, LOG, SOURCE, Cache
@@ -68,3 +68,17 @@ def test_warmup_of_200_kernels_that_are_there(hipcc, cache_dir, capsys) -> None:
         times.append(time.process_time() - start)
         assert json.loads(capsys.readouterr().out)["cached"] == 200
     assert min(times) <= 1.0
+
+
+def test_bench_warmup_measures_what_the_goals_speak_of(hipcc, cache_dir, monkeypatch, capsys) -> None:
+    # A compiler that takes no time, and few kernels: what is tested is whether the parts fit together.
+    monkeypatch.setattr(bench_warmup, "CACHED_RUNS", 1)
+    assert bench.main(["warmup", "--preset", "deepseek-v3", "--arch", "gfx942", "--jobs", "1", "--json"]) == 0
+    rows = {row["name"]: row["value"] for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["kernels"] == len(keys_of(presets.preset_configs("deepseek-v3", "bfloat16")[0], [ARCHS["gfx942"]]))
+    assert rows["one_job"] > 0 and rows["ratio"] == pytest.approx(rows["one_job"] / rows["jobs"])
+    assert rows["cached"] > 0 and 0 < rows["entry"] < 120
+    assert not cache_dir.exists()
+    monkeypatch.setenv("MAX_JOBS", "1")
+    assert bench.main(["warmup", "--jobs", "2"]) == 2
+    assert "--jobs 2 is not allowed: this machine's cores and memory, and MAX_JOBS, allow 1" in capsys.readouterr().err
