@@ -8,6 +8,7 @@ import torch
 from flashinfer_jit import kv_cache, page_table, validation
 from flashinfer_jit.decode_launch import Attention, DecodeLauncher, DecodePlanMade
 from flashinfer_jit.decode_plan import SplitOptions, find_problem, resolve_dtypes, schedule
+from flashinfer_jit.head_scales import Scale
 from flashinfer_jit.plan_buffers import partial_rows
 
 PlanArguments = dict[str, Any]
@@ -256,9 +257,9 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         q: torch.Tensor,
         paged_kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         *args: Any,
-        q_scale: float | None = None,
-        k_scale: float | None = None,
-        v_scale: float | None = None,
+        q_scale: Scale = None,
+        k_scale: Scale = None,
+        v_scale: Scale = None,
         out: torch.Tensor | None = None,
         lse: torch.Tensor | None = None,
         return_lse: bool = False,
@@ -278,8 +279,10 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         paged_kv_cache : torch.Tensor or tuple of torch.Tensor
             ``[num_pages, 2, page_size, num_kv_heads, head_dim]`` (NHD) or ``[num_pages, 2, num_kv_heads, page_size,
             head_dim]`` (HND), or a tuple of keys and values without the 2.
-        q_scale, k_scale, v_scale : float, optional
-            Scales of quantised tensors.
+        q_scale, k_scale, v_scale : float or torch.Tensor, optional
+            Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output.
+            A number; or a tensor on the device with one element, or with one for each query head (``q_scale``) or KV
+            head, which the kernel reads: nothing waits for it.
         out : torch.Tensor, optional
             Where to put the output, of the shape of ``q`` and the planned dtype.
         lse : torch.Tensor, optional
@@ -328,9 +331,9 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         q: torch.Tensor,
         paged_kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         pos_encoding_mode: str = "NONE",
-        q_scale: float | None = None,
-        k_scale: float | None = None,
-        v_scale: float | None = None,
+        q_scale: Scale = None,
+        k_scale: Scale = None,
+        v_scale: Scale = None,
         window_left: int = -1,
         logits_soft_cap: float | None = None,
         sm_scale: float | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env, merge, ops, runtime, scheduler, validation
+from flashinfer_jit import env, head_scales, merge, ops, runtime, scheduler, validation
 from flashinfer_jit.attention_options import (
     LOG2_E,
     LogitsOptions,
@@ -17,6 +17,7 @@ from flashinfer_jit.attention_options import (
 )
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.errors import UnsupportedConfigError
+from flashinfer_jit.head_scales import NO_SCALES, HeadScales, Scale
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
@@ -60,9 +61,9 @@ def single_decode_with_kv_cache(
     kv_layout: str = "NHD",
     pos_encoding_mode: str = "NONE",
     use_tensor_cores: bool = False,
-    q_scale: float | None = None,
-    k_scale: float | None = None,
-    v_scale: float | None = None,
+    q_scale: Scale = None,
+    k_scale: Scale = None,
+    v_scale: Scale = None,
     window_left: int = -1,
     logits_soft_cap: float | None = None,
     sm_scale: float | None = None,
@@ -97,8 +98,10 @@ def single_decode_with_kv_cache(
         ``kv_len - 1``) or ``ALIBI`` (``slope * key index`` is added; slopes as in arXiv 2108.12409).
     use_tensor_cores : bool
         Accepted for compatibility: matrix instructions are always used.
-    q_scale, k_scale, v_scale : float, optional
-        Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output.
+    q_scale, k_scale, v_scale : float or torch.Tensor, optional
+        Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output. A
+        number; or a tensor on the device with one element, or with one for each query head (``q_scale``) or KV head,
+        which the kernel reads: nothing waits for it.
     window_left : int
         Keys to the left that the query sees beside its own; -1 is all. Keys outside are not read.
     logits_soft_cap : float, optional
@@ -147,9 +150,7 @@ def single_decode_with_kv_cache(
             v,
             kv_layout=kv_layout,
             pos_encoding_mode=pos_encoding_mode,
-            q_scale=q_scale,
-            k_scale=k_scale,
-            v_scale=v_scale,
+            **_split_scales(q_scale=q_scale, k_scale=k_scale, v_scale=v_scale),
             window_left=window_left,
             logits_soft_cap=logits_soft_cap,
             sm_scale=sm_scale,
@@ -176,20 +177,30 @@ def single_decode_with_kv_cache(
         problem = _validate(active, q, k, v, *options)
         if signature is not None:
             _problems[signature] = problem
-    scale = problem.default_sm_scale
-    if sm_scale is not None or q_scale is not None or k_scale is not None:
-        scale = softmax_scale(scale, sm_scale, ("q_scale", q_scale), ("k_scale", k_scale))
-    output_scale = 1.0 if v_scale is None else validation.check_scale("v_scale", v_scale)
-    return _run(active, problem, q, k, v, scale, output_scale, return_lse)
+    scale = problem.default_sm_scale if sm_scale is None else softmax_scale(1.0, sm_scale)
+    scales = NO_SCALES
+    if not (q_scale is k_scale is v_scale is None):
+        scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
+    return _run(active, problem, q, k, v, scale, scales, return_lse)
 
 
 # What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.
 _SCHEMA = """single_decode(Tensor q, Tensor k, Tensor v, *, str kv_layout, str pos_encoding_mode, float? q_scale,
-    float? k_scale, float? v_scale, int window_left, float? logits_soft_cap, float? sm_scale, float? rope_scale,
-    float? rope_theta, bool return_lse) -> (Tensor, Tensor)"""
+    float? k_scale, float? v_scale, Tensor? q_scale_tensor, Tensor? k_scale_tensor, Tensor? v_scale_tensor,
+    int window_left, float? logits_soft_cap, float? sm_scale, float? rope_scale, float? rope_theta, bool return_lse)
+    -> (Tensor, Tensor)"""
+
+
+def _split_scales(**scales: Scale) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, scale in scales.items():
+        arguments[name], arguments[f"{name}_tensor"] = ops.split_scale(scale)
+    return arguments
 
 
 def _operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    for name in head_scales.NAMES:
+        options[name] = ops.join_scale(options[name], options.pop(f"{name}_tensor"))
     result = single_decode_with_kv_cache(q, k, v, **options)
     return result if isinstance(result, tuple) else (result, q.new_empty(0, dtype=torch.float32))
 
@@ -279,7 +290,7 @@ def _run(
     k: torch.Tensor,
     v: torch.Tensor,
     scale: float,
-    output_scale: float,
+    scales: HeadScales,
     return_lse: bool,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Check lengths and strides, split the keys, launch."""
@@ -342,12 +353,15 @@ def _run(
         num_qo_heads=num_heads,
         num_kv_heads=problem.num_kv_heads,
         window_left=logits.window_left,
-        sm_scale_log2=scale * LOG2_E,
-        output_scale=output_scale,
+        sm_scale_log2=scale * scales.logits * LOG2_E,
+        output_scale=scales.output,
         logits_soft_cap=logits.logits_soft_cap,
         rope_frequency=logits.rope_frequency,
         rope_decay=logits.rope_decay,
     )
+    if scales.tensors:
+        tensors.update(scales.tensors)
+        scales.fill(params)
     active.launch(kernel, params, tensors, None)
     if partial_o is not None and partial_lse is not None:
         merge.merge_partials(
@@ -359,7 +373,7 @@ def _run(
             None if lse is None else lse[None],
             num_rows=1,
             num_states=parts,
-            output_scale=output_scale,
+            output_scale=scales.output,
         )
     return o if lse is None else (o, lse)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import kv_cache, merge, ops, page_table, runtime, scheduler, validation
-from flashinfer_jit.attention_options import LOG2_E, softmax_scale
+from flashinfer_jit import head_scales, kv_cache, merge, ops, page_table, runtime, scheduler, validation
+from flashinfer_jit.attention_options import LOG2_E
 from flashinfer_jit.decode_plan import DecodeProblem
+from flashinfer_jit.head_scales import NO_SCALES, Scale
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.loader import Kernel
@@ -34,6 +35,8 @@ class DecodePlanMade:
         The lists of the kernel that merges; empty if nothing is split.
     max_page : int or None
         The largest page number in use, if it is known.
+    has_scales : bool
+        Whether ``params`` has scales that are tensors, those of the last run.
     """
 
     problem: DecodeProblem
@@ -42,6 +45,7 @@ class DecodePlanMade:
     tensors: dict[str, torch.Tensor]
     merging: dict[str, torch.Tensor]
     max_page: int | None
+    has_scales: bool = False
 
 
 class DecodeLauncher:
@@ -167,9 +171,9 @@ class DecodeLauncher:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        q_scale: float | None,
-        k_scale: float | None,
-        v_scale: float | None,
+        q_scale: Scale,
+        k_scale: Scale,
+        v_scale: Scale,
         out: torch.Tensor | None,
         lse: torch.Tensor | None,
         return_lse: bool,
@@ -197,10 +201,9 @@ class DecodeLauncher:
         if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
             self._check_inputs(plan, q, k, v)
             self._checked = seen
-        scale = problem.sm_scale
-        if q_scale is not None or k_scale is not None:
-            scale = softmax_scale(scale, None, ("q_scale", q_scale), ("k_scale", k_scale))
-        output_scale = 1.0 if v_scale is None else validation.check_scale("v_scale", v_scale)
+        scales = NO_SCALES
+        if not (q_scale is k_scale is v_scale is None):
+            scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
         if sinks is not None:
             _check_sinks(sinks, problem.num_qo_heads, q.device)
         if out is None:
@@ -223,9 +226,13 @@ class DecodeLauncher:
             params.k_stride_page, params.v_stride_page = k_strides[0], v_strides[0]
             params.k_stride_n, params.k_stride_h = k_strides[page_dim], k_strides[head_dim]
             params.v_stride_n, params.v_stride_h = v_strides[page_dim], v_strides[head_dim]
-            params.sm_scale_log2 = scale * LOG2_E
-            params.output_scale = output_scale
+            params.sm_scale_log2 = problem.sm_scale * scales.logits * LOG2_E
+            params.output_scale = scales.output
             tensors = {"q": q, "k": k, "v": v, "o": out, **plan.tensors}
+            if plan.has_scales or scales.tensors:
+                tensors.update(scales.tensors)
+                scales.fill(params)
+                plan.has_scales = bool(scales.tensors)
             optional = {"lse": lse, "sinks": sinks}
             for name, tensor in optional.items():
                 if tensor is not None:
@@ -242,7 +249,7 @@ class DecodeLauncher:
                     out,
                     lse,
                     num_rows=len(plan.work.merge_rows),
-                    output_scale=output_scale,
+                    output_scale=scales.output,
                     sinks=sinks,
                     **plan.merging,
                 )
@@ -253,7 +260,7 @@ class DecodeLauncher:
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        scales: tuple[float | None, float | None, float | None],
+        scales: tuple[Scale, Scale, Scale],
         out: torch.Tensor | None,
         lse: torch.Tensor | None,
         return_lse: bool,
@@ -270,7 +277,8 @@ class DecodeLauncher:
             lse = None
         elif lse is None:
             lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        _batch_decode(self._number, q, k, v, out, lse, *scales, window_left, sinks, q_len_per_req)
+        numbers, scale_tensors = zip(*map(ops.split_scale, scales), strict=True)
+        _batch_decode(self._number, q, k, v, out, lse, *numbers, *scale_tensors, window_left, sinks, q_len_per_req)
         return out if lse is None else (out, lse)
 
     def _check_inputs(self, plan: DecodePlanMade, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -333,18 +341,26 @@ def _operator(
     q_scale: float | None,
     k_scale: float | None,
     v_scale: float | None,
+    q_scale_tensor: torch.Tensor | None,
+    k_scale_tensor: torch.Tensor | None,
+    v_scale_tensor: torch.Tensor | None,
     window_left: int | None,
     sinks: torch.Tensor | None,
     q_len_per_req: int | None,
 ) -> None:
-    scales = (q_scale, k_scale, v_scale)
+    scales = (
+        ops.join_scale(q_scale, q_scale_tensor),
+        ops.join_scale(k_scale, k_scale_tensor),
+        ops.join_scale(v_scale, v_scale_tensor),
+    )
     ops.object_of(wrapper)._run(q, k, v, *scales, out, lse, lse is not None, window_left, sinks, q_len_per_req)
 
 
 # The wrapper goes by a number, for operators take no objects; a traced graph keeps it as a constant.
 _batch_decode = ops.define(
     """batch_decode_run(int wrapper, Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!)? lse, float? q_scale,
-    float? k_scale, float? v_scale, int? window_left, Tensor? sinks, int? q_len_per_req) -> ()""",
+    float? k_scale, float? v_scale, Tensor? q_scale_tensor, Tensor? k_scale_tensor, Tensor? v_scale_tensor,
+    int? window_left, Tensor? sinks, int? q_len_per_req) -> ()""",
     _operator,
     ops.no_results,
 )

@@ -85,6 +85,16 @@ def _table(name: str, *fields: tuple[str, str, str]) -> ParamsTable:
     return ParamsTable(name, tuple(Field(*field) for field in fields))
 
 
+# Scales of quantised tensors that are tensors themselves: they multiply those that are numbers.
+HEAD_SCALES = (
+    ("q_scale", "const float*", "[num_qo_heads], or one for all: factors of logits; null for 1"),
+    ("k_scale", "const float*", "[num_kv_heads], or one for all: factors of logits; null for 1"),
+    ("v_scale", "const float*", "[num_kv_heads], or one for all: factors of o; null for 1"),
+    ("q_scale_stride", "int32_t", "elements between the q_scale of heads, 0 if one serves all"),
+    ("k_scale_stride", "int32_t", "likewise"),
+    ("v_scale_stride", "int32_t", "likewise"),
+)
+
 PREFILL = _table(
     "prefill",
     ("q", "const void*", "[qo_len, num_qo_heads, head_dim_qk]"),
@@ -199,6 +209,7 @@ DECODE = _table(
     ("sinks", "const float*", "[num_qo_heads]: logits of keys whose value is 0"),
     ("rope_frequency", "double", "revolutions per token of the first pair: 1 / (2 pi rope_scale)"),
     ("rope_decay", "double", "from one pair to the next: rope_theta^(-2 / head_dim_qk)"),
+    *HEAD_SCALES,
 )
 
 MERGE_STATES = _table(

@@ -220,6 +220,35 @@ def test_fast_decode_plan():
     assert torch.equal(_get_range_buf(5, q.device), torch.arange(5, dtype=torch.int32))
 
 
+@pytest.mark.parametrize("options", [{}, {"fixed_split_size": 4}], ids=str)
+def test_scales_that_are_tensors(options):
+    """Scales per head, of one element and as numbers, in any mixture; no run sees those of the run before."""
+    case = CASES[7]
+    q, batch, _ = make(case, [200, 1])
+    wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace())
+    wrapper.plan(*batch.table, *sizes(case), **plan_options(case), **options)
+    assert wrapper._plan_info.is_split == bool(options)
+    q_heads, kv_heads = torch.linspace(0.5, 2, 8), torch.tensor([0.25, 3.0])
+    one = torch.tensor(0.5)
+    for q_scale, k_scale, v_scale in (
+        (q_heads, kv_heads, kv_heads.flip(0)),
+        (None, torch.full((4,), 2.0)[::2], 0.5),
+        (0.5, one, one.reshape(1, 1)),
+        (q_heads.half(), 2.0, kv_heads),
+        (None, None, None),
+    ):
+        o, lse = wrapper.run(q, batch.cache, return_lse=True, q_scale=q_scale, k_scale=k_scale, v_scale=v_scale)
+        factors = [
+            torch.as_tensor(1.0 if x is None else x).double().reshape(-1, 1) for x in (q_scale, k_scale, v_scale)
+        ]
+        for request, (k, v) in enumerate(zip(batch.keys, batch.values, strict=True)):
+            o_reference, lse_reference = decode_reference(
+                q[request : request + 1].double() * factors[0], k.double() * factors[1], v.double() * factors[2]
+            )
+            assert TOLERANCES[BF16].worst(o[request : request + 1], o_reference) <= 1
+            assert LSE_TOLERANCE.worst(lse[request : request + 1], lse_reference) <= 1
+
+
 def test_plans_prepare_the_kernels_of_sinks(monkeypatch):
     case = CASES[13]
     q, batch, sinks = make(case, [700, 9])
@@ -413,6 +442,12 @@ def test_bad_plans_are_refused_by_name(change, error, message):
         ({"q_len_per_req": 2}, "q_len_per_req=2 is not the planned one, 1"),
         ({"sinks": torch.zeros(3)}, r"Invalid sinks: expected \[16\] torch.float32"),
         ({"k_scale": -1.0}, "k_scale=-1.0"),
+        (
+            {"k_scale": torch.ones(16)},
+            r"Invalid k_scale: expected a number, or a float32 tensor .* \[2\], on cpu, got \[16\]",
+        ),
+        ({"q_scale": torch.ones(16, dtype=torch.int32)}, "Invalid q_scale: .* torch.int32"),
+        ({"v_scale": torch.tensor([1.0, math.nan])}, "v_scale=nan must be a positive finite number"),
         ({"kv_cache_sf": torch.zeros(3)}, "kv_cache_sf"),
     ],
 )

@@ -43,7 +43,7 @@ def test_single_decode():
 
     def layer(q, k, v):
         o, lse = flashinfer_jit.single_decode_with_kv_cache(q * 2, k, v, return_lse=True, k_scale=0.5)
-        return o + flashinfer_jit.single_decode_with_kv_cache(q, k, v), lse
+        return o + flashinfer_jit.single_decode_with_kv_cache(q, k, v, v_scale=torch.tensor(0.5)), lse
 
     same_compiled(layer, q, k, v)
 
@@ -77,7 +77,7 @@ def test_batch_decode_wrapper():
     def layer(q, cache, sinks):
         out = torch.empty_like(q)
         wrapper.run(q, cache, out=out, v_scale=2.0, sinks=sinks, q_len_per_req=3)
-        return (*wrapper.run(q * 2, cache, return_lse=True, k_scale=0.5, window_left=70), out + 1)
+        return (*wrapper.run(q * 2, cache, return_lse=True, k_scale=torch.tensor(0.5), window_left=70), out + 1)
 
     same_compiled(layer, q, cache, sinks)
     wrapper.reset_workspace_buffer(test_batch_decode.workspace(), torch.empty(1 << 20, dtype=torch.uint8))
@@ -93,10 +93,11 @@ def test_operators_are_what_their_schemas_say():
     none = ("logits_soft_cap", "rope_scale", "rope_theta", "q_scale", "k_scale", "v_scale")
     common = layout | dict.fromkeys(none)
     tensors = ("o_dtype", "custom_mask", "packed_custom_mask", "q_scale_tensor", "k_scale_tensor", "v_scale_tensor")
+    decode = common | dict.fromkeys(tensors[3:])
     prefill = common | dict.fromkeys(tensors) | {"causal": True, "backend": "auto"}
     for return_lse in (False, True):
         torch.library.opcheck(namespace.single_prefill.default, (q, k, v), prefill | {"return_lse": return_lse})
-        torch.library.opcheck(namespace.single_decode.default, (q[0], k, v), common | {"return_lse": return_lse})
+        torch.library.opcheck(namespace.single_decode.default, (q[0], k, v), decode | {"return_lse": return_lse})
     batch = test_batch_prefill.make(test_batch_prefill.RAGGED)
     wrapper = batch.wrapper()
     batch.plan(wrapper)
@@ -105,7 +106,7 @@ def test_operators_are_what_their_schemas_say():
     torch.library.opcheck(namespace.batch_prefill_run.default, arguments)
     wrapper, q, cache, sinks = batch_decode(test_batch_decode.CASES[13])
     out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
-    arguments = (wrapper._number, q, *cache.unbind(1), out, lse, *[None] * 4, sinks, None)
+    arguments = (wrapper._number, q, *cache.unbind(1), out, lse, *[None] * 7, sinks, None)
     torch.library.opcheck(namespace.batch_decode_run.default, arguments)
 
 

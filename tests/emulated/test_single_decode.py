@@ -163,6 +163,24 @@ def test_window(window_left):
     assert not o.isnan().any()
 
 
+def test_scales_per_head():
+    """A long request, whose parts are merged, and a short one."""
+    q, k, v = make(F16, None, 128, 128, 8, 2, "NHD", 1000)
+    num_qo_heads, num_kv_heads = q.shape[0], k.shape[1]
+    q_scale, k_scale = torch.linspace(0.5, 2, num_qo_heads), torch.linspace(0.25, 1, num_kv_heads)
+    for kv_len in (len(k), 3):
+        o, lse = flashinfer_jit.single_decode_with_kv_cache(
+            q, k[:kv_len], v[:kv_len], q_scale=q_scale, k_scale=k_scale, v_scale=k_scale, return_lse=True
+        )
+        o_reference, lse_reference = decode_reference(
+            q[None] * q_scale[:, None].double(),
+            k[:kv_len] * k_scale[:, None].double(),
+            v[:kv_len] * k_scale[:, None].double(),
+        )
+        assert TOLERANCES[q.dtype].worst(o[None], o_reference) <= 1
+        assert LSE_TOLERANCE.worst(lse[None], lse_reference) <= 1
+
+
 def test_scales():
     q, k, v = make(F16, None, 128, 128, 8, 1, "NHD", 1000)
     for kv_len in (100, 1000):

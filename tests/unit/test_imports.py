@@ -40,7 +40,7 @@ LAYERS = (
     ("scheduler",),
     ("ops",),
     ("validation",),
-    ("kv_cache", "page_table", "plan_buffers", "attention_options", "masks", "quantization", "merge"),
+    ("kv_cache", "page_table", "plan_buffers", "attention_options", "head_scales", "masks", "quantization", "merge"),
     ("page", "backends", "backends.aiter", "decode_plan", "prefill_problem", "batch_masks"),
     ("prefill_plan",),
     ("prefill_launch", "decode_launch", "states"),
