@@ -13,10 +13,11 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full test-package stress fuzz isa-coverage docs lint format bench clean
+.PHONY: help install demo serve test test-full test-package stress fuzz isa-coverage docs lint format bench clean
 
 help:
 	@echo "make demo       compile kernels, run them on the emulated GPU, generate text with a language model"
+	@echo "make serve      several prompts at once over a paged KV cache; one sequence over two processes; both checked"
 	@echo "make test       the tests, on both emulated GPUs"
 	@echo "make test-full  the tests with every configuration"
 	@echo "make test-package  build wheel and sdist, install them elsewhere, compile and run"
@@ -42,6 +43,11 @@ demo: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build
 	$(BIN)/python examples/quickstart.py
 	$(BIN)/python examples/generate.py --check
+
+serve: $(STAMP)
+	$(BIN)/python -m flashinfer_jit.emulator build
+	$(BIN)/python examples/serve.py --check
+	$(BIN)/python examples/context_parallel.py
 
 test: $(STAMP)
 	$(BIN)/python -m flashinfer_jit.emulator build

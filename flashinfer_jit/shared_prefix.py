@@ -9,7 +9,7 @@ from flashinfer_jit import validation
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper
 from flashinfer_jit.prefill import single_prefill_with_kv_cache
-from flashinfer_jit.states import merge_state_in_place
+from flashinfer_jit.states import load_merging_kernel, merge_state_in_place
 
 Cache = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -149,6 +149,9 @@ class MultiLevelCascadeAttentionWrapper:
                 q_data_type=q_data_type,
                 kv_data_type=kv_data_type,
             )
+        if self._num_levels > 1:
+            # run() merges the levels' states, and is to compile and load nothing.
+            load_merging_kernel(q_data_type, head_dim, self._batch_prefill_wrappers[0]._float_workspace_buffer.device)
 
     begin_forward = plan
 
@@ -240,6 +243,7 @@ class BatchDecodeWithSharedPrefixPagedKVCacheWrapper(_SharedPrefixWrapper):
             *(num_qo_heads, num_kv_heads, head_dim, page_size),
             q_data_type=data_type,
         )
+        load_merging_kernel(data_type, head_dim, self._wrapper._float_workspace_buffer.device)
 
     def forward(
         self, q: torch.Tensor, k_shared: torch.Tensor, v_shared: torch.Tensor, unique_kv_cache: Cache
@@ -296,6 +300,7 @@ class BatchPrefillWithSharedPrefixPagedKVCacheWrapper(_SharedPrefixWrapper):
             *(num_qo_heads, num_kv_heads, head_dim, page_size),
             q_data_type=data_type,
         )
+        load_merging_kernel(data_type, head_dim, self._wrapper._float_workspace_buffer.device)
 
     def forward(
         self,

@@ -6,6 +6,7 @@ import torch
 
 from flashinfer_jit import merge, runtime, validation
 from flashinfer_jit.jit import kernels
+from flashinfer_jit.jit.key import KernelKey
 
 __all__ = ["merge_state", "merge_state_in_place", "merge_states"]
 
@@ -122,6 +123,17 @@ def merge_states(v: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.
     return merged_v, merged_s
 
 
+def load_merging_kernel(dtype: str | torch.dtype, head_dim: int, device: torch.device) -> None:
+    """Load the kernel that merges states of ``dtype``, for plans whose runs are to find it ready."""
+    active = runtime.current()
+    kernels.get_kernel(_merging_key(active, validation.canonical_dtype("dtype", dtype), head_dim, device), active)
+
+
+def _merging_key(active: runtime.Runtime, dtype: torch.dtype, head_dim: int, device: torch.device) -> KernelKey:
+    name = validation.DTYPE_NAMES[dtype]
+    return merge.merge_key(active.arch(device), name, name, head_dim)
+
+
 def _lse(s: torch.Tensor) -> torch.Tensor:
     """Return ``s`` itself where it is float32 without gaps, as kernels read it, and a converted copy elsewhere."""
     return s if s.dtype == torch.float32 and s.is_contiguous() else s.float().contiguous()
@@ -170,8 +182,7 @@ def _launch(
     """Merge ``num_states`` states of each row, or the row's and the other one's, into ``o`` and ``lse``."""
     if o.numel() == 0:
         return
-    name = validation.DTYPE_NAMES[v.dtype]
-    kernel = kernels.get_kernel(merge.merge_key(active.arch(v.device), name, name, v.shape[-1]), active)
+    kernel = kernels.get_kernel(_merging_key(active, v.dtype, v.shape[-1], v.device), active)
     tensors = {"v": v, "s": s, "o": o, "lse": lse}
     strides = {"v_stride_state": v.stride(-3), "v_stride_head": v.stride(-2)}
     optional = {"v_other": v_other, "s_other": s_other, "mask": mask}

@@ -11,6 +11,8 @@ from flashinfer_jit import (
     MultiLevelCascadeAttentionWrapper,
     emulator,
 )
+from flashinfer_jit.jit import kernels
+from flashinfer_jit.merge import merge_key
 from flashinfer_jit.testing import TOLERANCES, attention_reference
 
 F16 = torch.float16
@@ -117,6 +119,22 @@ def test_prefill_with_a_shared_prefix():
         k, v = joined(prefix[0], own[request])
         reference, _ = attention_reference(q[rows], k, v, causal=True, sm_scale=0.2)
         assert TOLERANCES[F16].worst(o[rows], reference) <= 1
+
+
+def test_plans_load_the_kernel_that_merges_levels():
+    """So a run can be captured, and made where nothing may be compiled."""
+    pages = Pages()
+    tables = [pages.store(make_keys(lengths, 800)) for lengths in ([16], [5, 9])]
+    wrapper = MultiLevelCascadeAttentionWrapper(2, torch.empty(4 << 20, dtype=torch.uint8))
+    kernels.forget()
+    groupings = [int32(0, 2), int32(0, 1, 2)]
+    wrapper.plan(groupings, *map(list, zip(*tables, strict=True)), HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE)
+    merging = merge_key(emulator.current_arch(), "float16", "float16", HEAD_DIM)
+    assert merging in kernels._memo
+    decode = BatchDecodeWithSharedPrefixPagedKVCacheWrapper(torch.empty(4 << 20, dtype=torch.uint8))
+    kernels.forget()
+    decode.begin_forward(*tables[1], HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE)
+    assert merging in kernels._memo
 
 
 def test_bad_levels_are_refused_by_name():

@@ -52,6 +52,14 @@ def _batch_prefill(q: torch.Tensor, page_size: int, model: presets.Model) -> Non
     paged = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(torch.empty(1 << 22, dtype=torch.uint8))
     paged.plan(qo_indptr, indptr, indices, last, heads, 1, dim, page_size, **dtypes)
     paged.run(q, cache)
+    # Both requests begin with page 0, and have one more each.
+    shared, own = (
+        [torch.tensor(n, dtype=torch.int32) for n in level]
+        for level in (([0, 3], [0, 1], [0], [page_size]), ([0, 2, 3], [0, 1, 2], [1, 2], [1, 1]))
+    )
+    cascade = flashinfer_jit.MultiLevelCascadeAttentionWrapper(2, torch.empty(1 << 22, dtype=torch.uint8))
+    cascade.plan(*map(list, zip(shared, own, strict=True)), heads, 1, dim, page_size, **dtypes)
+    cascade.run(q, cache)
     ragged = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(torch.empty(1 << 22, dtype=torch.uint8))
     ragged.plan(qo_indptr, qo_indptr, heads, 1, dim, **dtypes)
     ragged.run(q, kv, kv)
