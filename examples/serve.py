@@ -477,7 +477,7 @@ def main():
     parser.add_argument("--prompts", nargs="+", metavar="TEXT", help="instead of those in this file")
     parser.add_argument("--max-tokens", type=command_line.positive, default=16, help="of each answer (%(default)s)")
     parser.add_argument("--page-size", type=command_line.positive, default=16, help="tokens of a page (%(default)s)")
-    parser.add_argument("--num-pages", type=command_line.positive, default=24, help="of the KV cache (%(default)s)")
+    parser.add_argument("--num-pages", type=command_line.positive, default=16, help="of the KV cache (%(default)s)")
     parser.add_argument(
         "--max-batch", type=command_line.positive, default=4, help="requests at the same time (%(default)s)"
     )
