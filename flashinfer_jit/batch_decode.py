@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from flashinfer_jit import kv_cache, page_table, validation
+from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.decode_launch import Attention, DecodeLauncher, DecodePlanMade
 from flashinfer_jit.decode_plan import SplitOptions, find_problem, resolve_dtypes, schedule
 from flashinfer_jit.head_scales import Scale
@@ -35,7 +36,8 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         With ``use_cuda_graph``, int32 device memory for the page table: ``[batch_size + 1]``, ``[max_num_pages]`` and
         ``[batch_size]``.
     backend : str
-        ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is not built yet.
+        ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is AITER's paged_attention_v1, refused by name where
+        that would not honour an argument. See ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
     jit_args : list, optional
         A custom variant. Not built yet.
 
@@ -176,7 +178,6 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         validation.refuse_given({"block_tables": block_tables})
         if window_right != 0:
             validation.refuse("window_right", window_right, "0")
-        self._backend = validation.resolve_backend(self._requested_backend)
         page_table.check_int32("last_page_len", last_page_len)
         dtypes = resolve_dtypes(q_data_type, kv_data_type, data_type, o_data_type)
         arch = self._active.arch(self._buffers.device)
@@ -198,10 +199,24 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
                     f"The batch size is fixed with use_cuda_graph=True: expected {self._fixed_batch_size}, got "
                     f"{problem.batch_size}"
                 )
-        room = partial_rows(self._buffers.float_workspace, num_qo_heads, head_dim)
         split = SplitOptions(fixed_split_size, disable_split_kv, batch_invariant)
-        work = schedule(problem, arch, table, split, room, max_pages)
-        self._keep_plan(problem, work, table, self._page_tensors(indptr, indices, last_page_len), use_sinks)
+        theirs = aiter_decode.batch(
+            self._requested_backend,
+            problem,
+            table,
+            indices,
+            last_page_len,
+            self._buffers.float_workspace,
+            kv_layout=self._kv_layout,
+            is_captured=self._use_cuda_graph,
+            is_batch_invariant=split != SplitOptions(None, False, False),
+        )
+        self._backend = "fa2" if theirs is None else "aiter"
+        work = None
+        if theirs is None or not theirs.is_all:
+            room = partial_rows(self._buffers.float_workspace, num_qo_heads, head_dim)
+            work = schedule(problem, arch, table, split, room, max_pages)
+        self._keep_plan(problem, work, table, self._page_tensors(indptr, indices, last_page_len), use_sinks, theirs)
         assert self._plan_made is not None
         self._paged_kv_indptr_buf = self._plan_made.tensors["paged_kv_indptr"]
         self._replan_arguments = (indptr, indices, last_page_len, num_qo_heads, num_kv_heads, head_dim, page_size)
@@ -365,7 +380,8 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
             old.batch_size,
         )
         # With fixed buffers the old list serves whatever sees no more keys: a graph then captures launches only.
-        if problem.can_use_work_of(old, and_fewer_keys=self._use_cuda_graph):
+        might_be_aiter = not self._use_cuda_graph and aiter.is_wanted(self._requested_backend)
+        if not might_be_aiter and problem.can_use_work_of(old, and_fewer_keys=self._use_cuda_graph):
             self._change_problem(plan, problem)
             self._keep_options(options)
             return

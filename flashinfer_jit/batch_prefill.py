@@ -38,7 +38,9 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
     custom_mask_buf, mask_indptr_buf : torch.Tensor, optional
         With ``use_cuda_graph`` and custom masks: uint8 for the packed masks, ``[batch_size + 1]`` int32.
     backend : str
-        ``auto`` and ``fa2`` are this package's kernels; see ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
+        ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is AITER's flash_attn_varlen_func, or
+        mha_batch_prefill_func for pages, refused by name where that would not honour an argument. See
+        ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
     jit_args, jit_kwargs : optional
         A custom variant. Not built yet.
 

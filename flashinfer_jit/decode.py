@@ -15,6 +15,7 @@ from flashinfer_jit.attention_options import (
     check_logits_options,
     softmax_scale,
 )
+from flashinfer_jit.backends import aiter
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.head_scales import NO_SCALES, HeadScales, Scale
@@ -230,7 +231,8 @@ def _validate(
 ) -> _Problem:
     """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
-    validation.resolve_backend("auto")
+    if aiter.is_wanted("auto"):
+        aiter.decline("auto", "AITER has no function for single_decode_with_kv_cache")
     kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
     validation.check_tensor("q", q, ("num_qo_heads", "head_dim_qk"))
     validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))

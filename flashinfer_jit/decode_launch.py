@@ -7,6 +7,7 @@ import torch
 
 from flashinfer_jit import head_scales, kv_cache, merge, ops, page_table, runtime, scheduler, validation
 from flashinfer_jit.attention_options import LOG2_E
+from flashinfer_jit.backends import aiter_decode
 from flashinfer_jit.decode_plan import DecodeProblem
 from flashinfer_jit.head_scales import NO_SCALES, Scale
 from flashinfer_jit.jit import kernels
@@ -25,8 +26,8 @@ class DecodePlanMade:
     ----------
     problem : DecodeProblem
         What is computed.
-    work : scheduler.DecodePlan
-        The list of work.
+    work : scheduler.DecodePlan or None
+        The list of work; None, and no parameters, where AITER does the batch because it was asked for by name.
     params : ctypes.Structure
         The kernel's parameters; run() fills in those of its tensors.
     tensors : dict
@@ -35,16 +36,19 @@ class DecodePlanMade:
         The lists of the kernel that merges; empty if nothing is split.
     max_page : int or None
         The largest page number in use, if it is known.
+    aiter : BatchDecode or None
+        How AITER does the batch, if it does.
     has_scales : bool
         Whether ``params`` has scales that are tensors, those of the last run.
     """
 
     problem: DecodeProblem
-    work: scheduler.DecodePlan
+    work: scheduler.DecodePlan | None
     params: Any
     tensors: dict[str, torch.Tensor]
     merging: dict[str, torch.Tensor]
     max_page: int | None
+    aiter: aiter_decode.BatchDecode | None
     has_scales: bool = False
 
 
@@ -83,7 +87,7 @@ class DecodeLauncher:
 
     @property
     def _cached_module(self) -> Kernel | None:
-        return None if self._plan_made is None else self._kernels[False][0]
+        return None if self._plan_info is None else self._kernels[False][0]
 
     def reset_workspace_buffer(self, float_workspace_buffer: torch.Tensor, int_workspace_buffer: torch.Tensor) -> None:
         """Use other workspaces; ``plan()`` has to be called again, for plans live in them.
@@ -99,20 +103,29 @@ class DecodeLauncher:
     def _keep_plan(
         self,
         problem: DecodeProblem,
-        work: scheduler.DecodePlan,
+        work: scheduler.DecodePlan | None,
         table: page_table.HostTable,
         page_tensors: dict[str, torch.Tensor],
         use_sinks: bool,
+        theirs: aiter_decode.BatchDecode | None,
     ) -> None:
         """Copy the lists to the device and find the kernels."""
-        lists = {"work_items": work.work_items, "indptr": work.merge_indptr, "output_rows": work.merge_rows}
+        self._checked = None
+        self._dtype_o = problem.dtype_o
+        lists = {}
+        if work is not None:
+            lists = {"work_items": work.work_items, "indptr": work.merge_indptr, "output_rows": work.merge_rows}
         if "paged_kv_indptr" not in page_tensors:
             lists["paged_kv_indptr"] = table.indptr
         stored = self._buffers.store(lists)
-        merging = {name: stored[name] for name in ("indptr", "output_rows")} if len(work.merge_rows) else {}
-        tensors = {**page_tensors, "work_items": stored["work_items"]}
+        tensors = dict(page_tensors)
         if "paged_kv_indptr" in stored:
             tensors["paged_kv_indptr"] = stored["paged_kv_indptr"]
+        if work is None:
+            self._plan_made = DecodePlanMade(problem, work, None, tensors, {}, table.max_page, theirs)
+            return
+        tensors["work_items"] = stored["work_items"]
+        merging = {name: stored[name] for name in ("indptr", "output_rows")} if len(work.merge_rows) else {}
         if merging:
             tensors["partial_o"], tensors["partial_lse"] = self._buffers.partials(
                 problem.num_qo_heads, problem.head_dim
@@ -139,9 +152,7 @@ class DecodeLauncher:
             rope_frequency=logits.rope_frequency,
             rope_decay=logits.rope_decay,
         )
-        self._checked = None
-        self._dtype_o = problem.dtype_o
-        self._plan_made = DecodePlanMade(problem, work, params, tensors, merging, table.max_page)
+        self._plan_made = DecodePlanMade(problem, work, params, tensors, merging, table.max_page, theirs)
 
     def _change_problem(self, plan: DecodePlanMade, problem: DecodeProblem) -> None:
         """Let the plan compute something else with the same list of work: nothing is copied to the device."""
@@ -216,7 +227,8 @@ class DecodeLauncher:
             lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         else:
             validation.check_result("lse", lse, q.shape[:2], torch.float32, q.device, contiguous=True)
-        if problem.batch_size > 0:
+        done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scales, sinks)
+        if not done and plan.work is not None and problem.batch_size > 0:
             page_dim, head_dim = (1, 2) if self._kv_layout == "NHD" else (2, 1)
             params = plan.params
             params.q, params.k, params.v = addresses

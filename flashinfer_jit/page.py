@@ -8,6 +8,7 @@ import torch
 
 from flashinfer_jit import kv_cache, page_table, runtime, validation
 from flashinfer_jit.attention_options import DTYPES_FP8
+from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AppendPagedKvConfig, BatchIndicesConfig, KernelConfig
@@ -129,7 +130,9 @@ def append_paged_kv_cache(
     kv_layout : str
         ``NHD`` or ``HND``.
     backend : str
-        ``auto``, ``fa2`` and ``native`` are this package's kernel; ``aiter`` is not built yet.
+        ``auto``, ``fa2`` and ``native`` are this package's kernel; ``aiter`` is AITER's reshape_and_cache_flash,
+        refused by name where that would not honour an argument. See ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can
+        mean.
     k_scale, v_scale : float, optional
         Scales of an fp8 cache: what is stored is the new key divided by ``k_scale``, the value by ``v_scale``.
 
@@ -143,8 +146,7 @@ def append_paged_kv_cache(
     """
     active = runtime.current()
     validation.check_kv_layout(kv_layout)
-    if backend != "native":
-        validation.resolve_backend(backend)
+    is_for_aiter = backend != "native" and aiter.is_wanted(backend)
     k_cache, v_cache = kv_cache.unpack(paged_kv_cache, kv_layout)
     for name, tensor in (("append_key", append_key), ("append_value", append_value)):
         validation.check_tensor(name, tensor, ("nnz", "num_kv_heads", "head_dim"))
@@ -157,6 +159,7 @@ def append_paged_kv_cache(
         {"k_cache": k_cache, "v_cache": v_cache},
         (batch_indices, positions, kv_indptr, kv_indices),
         (k_scale, v_scale),
+        backend if is_for_aiter else None,
     )
 
 
@@ -210,8 +213,12 @@ def _append(
     caches: dict[str, torch.Tensor],
     table: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     scales: tuple[float | None, float | None],
+    aiter_backend: str | None = None,
 ) -> None:
-    """Append two tensors ``[nnz, heads, dim]`` to two caches ``[pages, page_size, heads, dim]`` of any strides."""
+    """Append two tensors ``[nnz, heads, dim]`` to two caches ``[pages, page_size, heads, dim]`` of any strides.
+
+    ``aiter_backend`` is the ``backend`` of a call for AITER.
+    """
     names = ("batch_indices", "positions", "kv_indptr", "kv_indices")
     for name, tensor in zip(names, table, strict=True):
         page_table.check_int32(name, tensor)
@@ -243,6 +250,10 @@ def _append(
         factors.append(1.0 if scale is None else 1.0 / validation.check_scale(name, scale))
     if table[0].device.type == "cpu":
         _check_places(table, page_size, k_cache.shape[0])
+    if aiter_backend is not None:
+        request, position, indptr, indices = table
+        if aiter_decode.append(aiter_backend, k, v, request, position, k_cache, v_cache, indices, indptr):
+            return
     config = AppendPagedKvConfig(
         validation.DTYPE_NAMES[k.dtype],
         str(k_cache.dtype).removeprefix("torch."),

@@ -17,6 +17,7 @@ from flashinfer_jit.attention_options import (
     scale_factor,
     softmax_scale,
 )
+from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
@@ -52,6 +53,8 @@ class _Problem:
     # Which dimension of k and v counts tokens, and which heads.
     kv_token_dim: int
     kv_head_dim: int
+    # None unless AITER was asked for and honours all of the above.
+    aiter: aiter_prefill.SinglePrefill | None
 
 
 # Calls that passed validation, by everything validation looks at except lengths and strides.
@@ -131,7 +134,8 @@ def single_prefill_with_kv_cache(
         Interpolation factor and base of ``ROPE_LLAMA``; the defaults are 1 and 10000. With bfloat16 inputs, rotated
         queries and keys are rounded to bfloat16, which the log-sum-exp shows by up to about 5e-3.
     backend : str
-        ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is not built yet.
+        ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is AITER's flash_attn_func, refused by name where
+        that would not honour an argument. See ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
     return_lse : bool
         Whether to return the log-sum-exp too.
     k_scale, v_scale : float or torch.Tensor, optional
@@ -310,7 +314,6 @@ def _validate(
     """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
     validation.check_pos_encoding_mode(pos_encoding_mode)
-    validation.resolve_backend(backend)
     kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
     validation.check_tensor("q", q, ("qo_len", "num_qo_heads", "head_dim_qk"))
     validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))
@@ -351,6 +354,26 @@ def _validate(
         has_soft_cap=logits.logits_soft_cap > 0,
     )
     tiles = tiling.candidates(config, arch)
+    theirs = None
+    if aiter.is_wanted(backend):
+        theirs = aiter_prefill.single(
+            backend,
+            aiter.Call(
+                operation=aiter.SINGLE,
+                device_type=q.device.type,
+                dtype_q=q.dtype,
+                dtype_kv=k.dtype,
+                dtype_o=q.dtype if o_dtype is None else o_dtype,
+                head_dim_qk=head_dim_qk,
+                head_dim_vo=head_dim_vo,
+                group_size=group_size,
+                mask_mode=config.mask_mode,
+                position_encoding=logits.position_encoding,
+                kv_layout=kv_layout,
+                window_left=window_left,
+                logits_soft_cap=logits.logits_soft_cap,
+            ),
+        )
     return _Problem(
         arch=arch,
         tiles=tiles,
@@ -367,6 +390,7 @@ def _validate(
         has_custom_mask=has_custom_mask,
         kv_token_dim=token_dim,
         kv_head_dim=head_dim,
+        aiter=theirs,
     )
 
 
@@ -415,6 +439,11 @@ def _run(
         validation.check_token_stride("k", k, token_dim)
         validation.check_token_stride("v", v, token_dim)
 
+    if problem.aiter is not None and qo_len > 0:
+        tokens_first = (k, v) if token_dim == 0 else (k.transpose(0, 1), v.transpose(0, 1))
+        result = problem.aiter.run(q, *tokens_first, scale, output_scale, return_lse)
+        if result is not None:
+            return result
     o = torch.empty((qo_len, problem.num_qo_heads, problem.head_dim_vo), dtype=problem.dtype_o, device=q.device)
     lse = torch.empty((qo_len, problem.num_qo_heads), dtype=torch.float32, device=q.device) if return_lse else None
     if qo_len == 0:

@@ -92,7 +92,8 @@ class PrefillLauncher(PrefillPlanner):
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
             validation.check_result("lse", lse, shape[:2], torch.float32, q.device, contiguous=True)
-        if len(plan.work.work_items):
+        done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scale, output_scale, sinks)
+        if not done and plan.work is not None and plan.kernel is not None and len(plan.work.work_items):
             params = plan.params
             params.q, params.k, params.v = addresses
             params.o = out.data_ptr()

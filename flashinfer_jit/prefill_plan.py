@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from flashinfer_jit import batch_masks, env, ops, page_table, runtime, scheduler, validation
+from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.plan_buffers import PlanBuffers, partial_rows
@@ -54,8 +55,9 @@ class PlanMade:
     options: PrefillOptions
     batch: Batch
     tile: tiling.TileConfig
-    work: scheduler.PrefillPlan
-    kernel: Kernel
+    # None where AITER does the batch because it was asked for by name.
+    work: scheduler.PrefillPlan | None
+    kernel: Kernel | None
     has_merge: bool
     params: Any
     tensors: dict[str, torch.Tensor]
@@ -63,6 +65,7 @@ class PlanMade:
     fixed_split_size: int | None
     disable_split_kv: bool
     num_tokens: int
+    aiter: aiter_prefill.BatchPrefill | None
 
 
 class PrefillPlanner:
@@ -192,7 +195,6 @@ class PrefillPlanner:
         use_sinks: bool,
         lengths: dict[str, Any],
     ) -> None:
-        self._backend = validation.resolve_backend(self._requested_backend)
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         _check_lengths(qo_lens, batch.kv_lens, **lengths)
         problem = resolve(options, self._active.arch(self._buffers.device))
@@ -237,6 +239,22 @@ class PrefillPlanner:
         num_tokens = int(batch.qo_starts[-1])
         config = problem.config
         num_heads, head_dim_vo = problem.num_qo_heads, config.head_dim_vo
+        theirs = aiter_prefill.batch(
+            self._requested_backend,
+            problem,
+            batch.qo_starts,
+            batch.kv_lens,
+            batch.lists.get("paged_kv_indptr"),
+            batch.tensors.get("paged_kv_indices"),
+            self._buffers.device,
+            kv_layout=self._kv_layout,
+            is_captured=self._use_cuda_graph,
+            is_batch_invariant=disable_split_kv or fixed_split_size is not None,
+        )
+        self._backend = "fa2" if theirs is None else "aiter"
+        if theirs is not None and theirs.is_all:
+            self._keep_plan(problem, options, batch, theirs)
+            return
         tile = problem.choose_tile(qo_lens, disable_split_kv or fixed_split_size is not None)
         max_rows = partial_rows(self._buffers.float_workspace, num_heads, head_dim_vo)
         slots = None
@@ -323,8 +341,31 @@ class PrefillPlanner:
             fixed_split_size=fixed_split_size,
             disable_split_kv=disable_split_kv,
             num_tokens=num_tokens,
+            aiter=theirs,
         )
         self._checked = None
+
+    def _keep_plan(
+        self, problem: PrefillProblem, options: PrefillOptions, batch: Batch, theirs: aiter_prefill.BatchPrefill
+    ) -> None:
+        """Keep a plan of which AITER does everything, without kernels."""
+        self._results = (problem.num_qo_heads, problem.config.head_dim_vo, problem.dtype_o)
+        self._checked = None
+        self._plan_made = PlanMade(
+            problem=problem,
+            options=options,
+            batch=batch,
+            tile=problem.tiles[0],
+            work=None,
+            kernel=None,
+            has_merge=False,
+            params=None,
+            tensors=dict(batch.tensors),
+            fixed_split_size=None,
+            disable_split_kv=False,
+            num_tokens=int(batch.qo_starts[-1]),
+            aiter=theirs,
+        )
 
     def _graph_slots(self, problem: PrefillProblem, tile: tiling.TileConfig, batch_size: int) -> int:
         """Return the work items that a captured graph launches: the most tiles that there can be, and parts of them."""
@@ -346,7 +387,8 @@ class PrefillPlanner:
             return
         problem = resolve(options, plan.problem.arch)
         # With fixed buffers the old list serves whatever sees no more keys: a graph then captures launches only.
-        if not problem.can_use_work_of(plan.problem, plan.tile, and_fewer_keys=self._use_cuda_graph):
+        might_be_aiter = not self._use_cuda_graph and aiter.is_wanted(self._requested_backend)
+        if might_be_aiter or not problem.can_use_work_of(plan.problem, plan.tile, and_fewer_keys=self._use_cuda_graph):
             if self._active.is_capturing():
                 raise RuntimeError(
                     "forward() was given options that need another list of work than the planned ones, and none can be "

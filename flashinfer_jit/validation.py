@@ -56,20 +56,15 @@ def check_pos_encoding_mode(pos_encoding_mode: str) -> None:
 
 
 def resolve_backend(backend: str) -> str:
-    """Return the backend that ``backend`` means here: ``auto`` is what FLASHINFER_JIT_BACKEND says, else ``fa2``.
+    """Return ``fa2`` or ``aiter``: ``auto`` is what FLASHINFER_JIT_BACKEND says, else ``fa2``.
 
-    Raises ValueError for an unknown name and UnsupportedConfigError for one that is not built.
+    Raises ValueError for an unknown name.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is unknown: expected one of {', '.join(BACKENDS)}")
-    source = "backend"
     if backend == "auto":
-        source, backend = env.BACKEND.name, env.BACKEND.get()
-    if backend == "aiter":
-        raise UnsupportedConfigError(
-            f"{source}='aiter' is not built yet: expected 'auto' or 'fa2' (this package's kernels)"
-        )
-    return "fa2"
+        backend = env.BACKEND.get()
+    return "aiter" if backend == "aiter" else "fa2"
 
 
 def check_tensor(name: str, tensor: Any, dims: Sequence[str]) -> None:
