@@ -40,6 +40,9 @@ class Cpu:
     def arch(self, device):
         return GFX942
 
+    def is_capturing(self):
+        return False
+
     def launch(self, kernel, values, tensors, stream):
         self.launches.append(kernel.key)
 
