@@ -1,6 +1,7 @@
 """Real compilers: what they make, from all product kernels, on both archs."""
 
 import re
+import resource
 
 import pytest
 
@@ -94,6 +95,15 @@ def product_keys(arch: str) -> list[KernelKey]:
                 config = AttentionConfig("prefill", dtype, dtype, dtype, head_dim, head_dim, 4, mask)
                 keys += [KernelKey(config, tile, ARCHS[arch]) for tile in candidates(config, ARCHS[arch])]
     return keys
+
+
+def test_a_kernel_compiles_in_about_a_second(compiler, cache_dir) -> None:
+    """CPU time of compiler and linker, because test machines are busy."""
+    key = product_keys("gfx950")[-1]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    build_kernel(key)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 2.0
 
 
 def test_no_product_kernel_spills_or_uses_scratch(arch) -> None:
