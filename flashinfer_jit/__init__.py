@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from flashinfer_jit import attention as attention
     from flashinfer_jit import cascade as cascade
     from flashinfer_jit import decode as decode
     from flashinfer_jit import emulator as emulator
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import quantization as quantization
     from flashinfer_jit import runtime as runtime
+    from flashinfer_jit import sparse as sparse
+    from flashinfer_jit.attention import BatchAttention as BatchAttention
+    from flashinfer_jit.attention import (
+        BatchAttentionWithAttentionSinkWrapper as BatchAttentionWithAttentionSinkWrapper,
+    )
     from flashinfer_jit.batch_prefill import (
         BatchPrefillWithPagedKVCacheWrapper as BatchPrefillWithPagedKVCacheWrapper,
     )
@@ -55,9 +61,19 @@ if TYPE_CHECKING:
     from flashinfer_jit.quantization import segment_packbits as segment_packbits
     from flashinfer_jit.runtime import device as device
     from flashinfer_jit.runtime import use_stream as use_stream
+    from flashinfer_jit.sparse import BlockSparseAttentionWrapper as BlockSparseAttentionWrapper
+    from flashinfer_jit.sparse import VariableBlockSparseAttentionWrapper as VariableBlockSparseAttentionWrapper
+    from flashinfer_jit.sparse import convert_bsr_mask_layout as convert_bsr_mask_layout
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {
+    "BatchAttention": "attention",
+    "BatchAttentionWithAttentionSinkWrapper": "attention",
+    "BlockSparseAttentionWrapper": "sparse",
+    "VariableBlockSparseAttentionWrapper": "sparse",
+    "attention": "attention",
+    "convert_bsr_mask_layout": "sparse",
+    "sparse": "sparse",
     "BatchDecodeWithSharedPrefixPagedKVCacheWrapper": "cascade",
     "BatchPrefillWithSharedPrefixPagedKVCacheWrapper": "cascade",
     "MultiLevelCascadeAttentionWrapper": "cascade",

@@ -47,6 +47,7 @@ LAYERS = (
     ("prefill_plan",),
     ("prefill_launch", "decode_launch", "states"),
     ("batch_decode", "batch_prefill"),
+    ("attention", "sparse"),
     ("prefill", "decode", "mla", "pod"),
     ("shared_prefix",),
     ("cascade",),
