@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from flashinfer_jit import decode as decode
     from flashinfer_jit import emulator as emulator
     from flashinfer_jit import errors as errors
+    from flashinfer_jit import jit as jit
     from flashinfer_jit import page as page
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import quantization as quantization
     from flashinfer_jit import runtime as runtime
     from flashinfer_jit import sparse as sparse
+    from flashinfer_jit import utils as utils
+    from flashinfer_jit import variants as variants
     from flashinfer_jit.attention import BatchAttention as BatchAttention
     from flashinfer_jit.attention import (
         BatchAttentionWithAttentionSinkWrapper as BatchAttentionWithAttentionSinkWrapper,
@@ -91,6 +94,7 @@ _EXPORTS = {
     "fast_decode_plan": "decode",
     "freeze": "jit.kernels",
     "install_as_flashinfer": "compat",
+    "jit": "jit",
     "get_batch_indices_positions": "page",
     "get_seq_lens": "page",
     "merge_state": "cascade",
@@ -107,6 +111,8 @@ _EXPORTS = {
     "single_prefill_with_kv_cache": "prefill",
     "single_prefill_with_kv_cache_return_lse": "prefill",
     "use_stream": "runtime",
+    "utils": "utils",
+    "variants": "variants",
 }
 
 __all__ = [*sorted(_EXPORTS), "__version__"]

@@ -1,5 +1,6 @@
 """Batch decode over a paged KV cache: plan() makes a list of work on the host, run() launches and does nothing else."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from flashinfer_jit import kv_cache, page_table, validation
 from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.decode_launch import Attention, DecodeLauncher, DecodePlanMade
-from flashinfer_jit.decode_plan import SplitOptions, find_problem, resolve_dtypes, schedule
+from flashinfer_jit.decode_plan import SplitOptions, find_problem, find_variant_problem, resolve_dtypes, schedule
 from flashinfer_jit.head_scales import Scale
 from flashinfer_jit.plan_buffers import partial_rows
+from flashinfer_jit.variant_binding import binding
+from flashinfer_jit.variants import AttentionVariant
 
 PlanArguments = dict[str, Any]
 
@@ -39,7 +42,9 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is AITER's paged_attention_v1, refused by name where
         that would not honour an argument. See ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
     jit_args : list, optional
-        A custom variant. Not built yet.
+        A custom variant as FlashInfer takes it, as for ``BatchPrefillWithRaggedKVCacheWrapper``.
+    variant : AttentionVariant, optional
+        A custom variant; see ``flashinfer_jit.variants``.
 
     Examples
     --------
@@ -65,11 +70,12 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         paged_kv_last_page_len_buffer: torch.Tensor | None = None,
         backend: str = "auto",
         jit_args: Sequence[Any] | None = None,
+        *,
+        variant: AttentionVariant | None = None,
     ) -> None:
         self._requested_backend = backend
         self._backend = validation.resolve_backend(backend)
-        validation.refuse_given({"jit_args": jit_args})
-        super().__init__(float_workspace_buffer, kv_layout)
+        super().__init__(float_workspace_buffer, kv_layout, binding("batch_decode", variant, jit_args))
         self._use_cuda_graph = bool(use_cuda_graph)
         self._use_tensor_cores = bool(use_tensor_cores)
         self._paged_kv_indptr_buf = paged_kv_indptr_buffer
@@ -179,9 +185,14 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         if window_right != 0:
             validation.refuse("window_right", window_right, "0")
         page_table.check_int32("last_page_len", last_page_len)
+        find, can_split = find_problem, True
+        if self._variant is not None:
+            self._variant.check_split(fixed_split_size)
+            find, can_split = functools.partial(find_variant_problem, self._variant), self._variant.variant.can_split
+            o_data_type = self._variant.dtype_o if o_data_type is None else o_data_type
         dtypes = resolve_dtypes(q_data_type, kv_data_type, data_type, o_data_type)
         arch = self._active.arch(self._buffers.device)
-        problem = find_problem(
+        problem = find(
             arch,
             dtypes,
             (num_qo_heads, num_kv_heads, head_dim, page_size, q_len_per_req),
@@ -199,7 +210,7 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
                     f"The batch size is fixed with use_cuda_graph=True: expected {self._fixed_batch_size}, got "
                     f"{problem.batch_size}"
                 )
-        split = SplitOptions(fixed_split_size, disable_split_kv, batch_invariant)
+        split = SplitOptions(fixed_split_size, disable_split_kv or not can_split, batch_invariant)
         theirs = aiter_decode.batch(
             self._requested_backend,
             problem,
@@ -294,6 +305,8 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         paged_kv_cache : torch.Tensor or tuple of torch.Tensor
             ``[num_pages, 2, page_size, num_kv_heads, head_dim]`` (NHD) or ``[num_pages, 2, num_kv_heads, page_size,
             head_dim]`` (HND), or a tuple of keys and values without the 2.
+        *args
+            Values of a custom variant's tensors, then of its scalars.
         q_scale, k_scale, v_scale : float or torch.Tensor, optional
             Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output.
             A number; or a tensor on the device with one element, or with one for each query head (``q_scale``) or KV
@@ -328,14 +341,15 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         ValueError
             For tensors that do not fit the plan.
         """
-        if args:
+        if args and self._variant is None:
             raise ValueError(f"run() got {len(args)} extra positional arguments, and the plan has no custom variant")
         if kv_cache_sf is not None or skip_softmax_threshold_scale_factor is not None:
             validation.refuse_given(
                 {"kv_cache_sf": kv_cache_sf, "skip_softmax_threshold_scale_factor": skip_softmax_threshold_scale_factor}
             )
         k, v = kv_cache.unpack(paged_kv_cache, self._kv_layout)
-        return self._run(*(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, q_len_per_req))
+        arguments = (q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, q_len_per_req, args)
+        return self._run(*arguments)
 
     def run_return_lse(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Call ``run`` with ``return_lse=True``."""

@@ -11,6 +11,8 @@ from flashinfer_jit.attention_options import check_fixed_split
 from flashinfer_jit.prefill_launch import Attention, PrefillLauncher
 from flashinfer_jit.prefill_plan import Batch, PlanMade
 from flashinfer_jit.prefill_problem import PrefillOptions
+from flashinfer_jit.variant_binding import binding
+from flashinfer_jit.variants import AttentionVariant
 
 __all__ = ["BatchPrefillWithPagedKVCacheWrapper", "BatchPrefillWithRaggedKVCacheWrapper"]
 
@@ -42,7 +44,13 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         mha_batch_prefill_func for pages, refused by name where that would not honour an argument. See
         ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.
     jit_args, jit_kwargs : optional
-        A custom variant. Not built yet.
+        A custom variant as FlashInfer takes it: ``uri, dtype_q, dtype_kv, dtype_o, idtype, head_dim_qk, head_dim_vo,
+        additional_tensor_names, additional_tensor_dtypes, additional_scalar_names, additional_scalar_dtypes,
+        variant_name, variant_decl``, and options of it. See ``flashinfer_jit.variants.from_flashinfer``.
+    variant_owns_mask : bool
+        Accepted with ``jit_args``: a variant's mask is applied in all tiles whatever it is.
+    variant : AttentionVariant, optional
+        A custom variant; see ``flashinfer_jit.variants``.
 
     Examples
     --------
@@ -70,8 +78,10 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         backend: str = "auto",
         jit_args: Sequence[Any] | None = None,
         jit_kwargs: Mapping[str, Any] | None = None,
+        variant_owns_mask: bool = False,
+        *,
+        variant: AttentionVariant | None = None,
     ) -> None:
-        validation.refuse_given({"jit_args": jit_args, "jit_kwargs": jit_kwargs})
         super().__init__(
             float_workspace_buffer,
             kv_layout,
@@ -79,6 +89,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
             backend,
             {"qo_indptr": qo_indptr_buf, "kv_indptr": kv_indptr_buf},
             (custom_mask_buf, mask_indptr_buf),
+            binding("batch_prefill", variant, jit_args, jit_kwargs, variant_owns_mask),
         )
 
     def plan(
@@ -259,7 +270,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
             ``[nnz_kv, num_kv_heads, head_dim]`` or, for HND, ``[num_kv_heads, nnz_kv, head_dim]``, with ``nnz_kv`` at
             least ``kv_indptr[-1]``.
         *args
-            Arguments of a custom variant. None is built.
+            Values of a custom variant's tensors, then of its scalars.
         q_scale, k_scale : float or torch.Tensor, optional
             Scales of quantised tensors; they multiply the softmax scale. A number, or a tensor of one element or one
             per head. Tensors on a GPU, and those per head, multiply ``q`` instead, without a wait but in its dtype.
@@ -295,7 +306,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         """
         if args or o_scale is not None:
             self._refuse_run(args, o_scale=o_scale)
-        return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks)
+        return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, args)
 
     def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
         problem, num_rows = plan.problem, plan.batch.num_kv_rows
@@ -350,7 +361,8 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
 
     Parameters
     ----------
-    float_workspace_buffer, kv_layout, use_cuda_graph, custom_mask_buf, mask_indptr_buf, backend, jit_args, jit_kwargs
+    float_workspace_buffer, kv_layout, use_cuda_graph, custom_mask_buf, mask_indptr_buf, backend, jit_args, \
+    jit_kwargs, variant_owns_mask, variant
         As for ``BatchPrefillWithRaggedKVCacheWrapper``; ``kv_layout`` is that of a page.
     qo_indptr_buf, paged_kv_indptr_buf, paged_kv_indices_buf, paged_kv_last_page_len_buf : torch.Tensor, optional
         With ``use_cuda_graph``, int32 device memory where plans put the page table: ``[batch_size + 1]``,
@@ -384,8 +396,10 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
         backend: str = "auto",
         jit_args: Sequence[Any] | None = None,
         jit_kwargs: Mapping[str, Any] | None = None,
+        variant_owns_mask: bool = False,
+        *,
+        variant: AttentionVariant | None = None,
     ) -> None:
-        validation.refuse_given({"jit_args": jit_args, "jit_kwargs": jit_kwargs})
         super().__init__(
             float_workspace_buffer,
             kv_layout,
@@ -398,6 +412,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
                 "paged_kv_last_page_len": paged_kv_last_page_len_buf,
             },
             (custom_mask_buf, mask_indptr_buf),
+            binding("batch_prefill", variant, jit_args, jit_kwargs, variant_owns_mask),
         )
 
     def plan(
@@ -593,7 +608,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
                 skip_softmax_threshold_scale_factor=skip_softmax_threshold_scale_factor,
             )
         k, v = kv_cache.unpack(paged_kv_cache, self._kv_layout)
-        return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks)
+        return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, args)
 
     def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
         problem, max_page = plan.problem, plan.batch.max_page

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ from flashinfer_jit.attention_options import (
 )
 from flashinfer_jit.backends import aiter
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
-from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.head_scales import NO_SCALES, HeadScales, Scale
 from flashinfer_jit.jit import kernels, tiling
+from flashinfer_jit.jit.attention import CustomModule
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.runtime.base import Runtime
+from flashinfer_jit.variant_binding import VariantArguments, VariantBinding, bind_call, bind_variant
+from flashinfer_jit.variants import AttentionVariant
 
 __all__ = [
     "BatchDecodeWithPagedKVCacheWrapper",
@@ -49,6 +52,7 @@ class _Problem:
     # Which dimension of k and v counts tokens, and which heads.
     kv_token_dim: int
     kv_head_dim: int
+    variant: VariantBinding | None
 
 
 # Calls that passed validation, by everything validation looks at except lengths and strides.
@@ -71,6 +75,9 @@ def single_decode_with_kv_cache(
     rope_scale: float | None = None,
     rope_theta: float | None = None,
     return_lse: bool = False,
+    *,
+    variant: AttentionVariant | CustomModule | None = None,
+    variant_args: Sequence[Any] = (),
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     r"""Return the attention of one request's newest token over its keys and values.
 
@@ -114,6 +121,10 @@ def single_decode_with_kv_cache(
         queries and keys are rounded to bfloat16, which the log-sum-exp shows by up to about 5e-3.
     return_lse : bool
         Whether to return the log-sum-exp too.
+    variant : AttentionVariant or CustomModule, optional
+        A custom variant; see ``flashinfer_jit.variants``. Not while ``torch.compile`` traces.
+    variant_args : sequence
+        Values of its tensors, then of its scalars.
 
     Returns
     -------
@@ -145,6 +156,7 @@ def single_decode_with_kv_cache(
     torch.Size([32, 128])
     """
     if torch.compiler.is_compiling():
+        validation.refuse_given({"variant": variant})
         o, lse = _single_decode(
             q,
             k,
@@ -161,7 +173,7 @@ def single_decode_with_kv_cache(
         )
         return (o, lse) if return_lse else o
     active = runtime.current()
-    options = (kv_layout, pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta)
+    options = (kv_layout, pos_encoding_mode, window_left, logits_soft_cap, rope_scale, rope_theta, variant)
     problem = None
     try:
         token_dim = 1 if kv_layout == "HND" else 0
@@ -182,7 +194,11 @@ def single_decode_with_kv_cache(
     scales = NO_SCALES
     if not (q_scale is k_scale is v_scale is None):
         scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
-    return _run(active, problem, q, k, v, scale, scales, return_lse)
+    extra = None
+    if problem.variant is not None or variant_args:
+        factors = {"sm_scale": sm_scale, "q_scale": q_scale, "k_scale": k_scale}
+        extra = bind_call(problem.variant, variant_args, q.device, problem.num_qo_heads, return_lse, **factors)
+    return _run(active, problem, q, k, v, scale, scales, return_lse, extra)
 
 
 # What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.
@@ -228,11 +244,13 @@ def _validate(
     logits_soft_cap: float | None,
     rope_scale: float | None,
     rope_theta: float | None,
+    variant: AttentionVariant | CustomModule | None,
 ) -> _Problem:
     """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
     if aiter.is_wanted("auto"):
         aiter.decline("auto", "AITER has no function for single_decode_with_kv_cache")
+    bound = None if variant is None else bind_variant(variant, "single_decode")
     kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
     validation.check_tensor("q", q, ("num_qo_heads", "head_dim_qk"))
     validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))
@@ -268,20 +286,28 @@ def _validate(
         position_encoding=logits.position_encoding,
         has_window=window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
+        variant=None if bound is None else bound.text,
     )
+    if bound is not None:
+        bound.check_config(config)
     tile = tiling.smallest_holding(tiling.candidates(config, arch), group_size)
     return _Problem(
         key=KernelKey(config, tile, arch),
         merge_key=merge.merge_key(arch, "float32", dtype_o, v.shape[2]),
         logits=logits,
         dtype_o=dtypes[2],
-        max_parts=tiling.concurrent_parts(arch, tile, group_size, num_kv_heads),
+        max_parts=(
+            1
+            if bound is not None and not bound.variant.can_split
+            else tiling.concurrent_parts(arch, tile, group_size, num_kv_heads)
+        ),
         num_qo_heads=num_qo_heads,
         num_kv_heads=num_kv_heads,
         head_dim_vo=v.shape[2],
         default_sm_scale=1.0 / math.sqrt(head_dim_qk),
         kv_token_dim=token_dim,
         kv_head_dim=head_dim,
+        variant=bound,
     )
 
 
@@ -294,6 +320,7 @@ def _run(
     scale: float,
     scales: HeadScales,
     return_lse: bool,
+    extra: VariantArguments | None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Check lengths and strides, split the keys, launch."""
     token_dim, head_dim = problem.kv_token_dim, problem.kv_head_dim
@@ -364,6 +391,8 @@ def _run(
     if scales.tensors:
         tensors.update(scales.tensors)
         scales.fill(params)
+    if extra is not None:
+        extra.apply(params, tensors)
     active.launch(kernel, params, tensors, None)
     if partial_o is not None and partial_lse is not None:
         merge.merge_partials(
@@ -390,16 +419,32 @@ def single_decode_with_kv_cache_with_jit_module(
     window_left: int = -1,
     return_lse: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Refuse: custom attention variants are not built for decode yet.
+    """Return ``single_decode_with_kv_cache`` with a custom variant, in FlashInfer's form.
+
+    Parameters
+    ----------
+    jit_module : CustomModule or AttentionVariant
+        From ``flashinfer_jit.jit.gen_customize_single_decode_module``, or a variant.
+    q, k, v, kv_layout, window_left, return_lse
+        As for ``single_decode_with_kv_cache``.
+    *args
+        Values of the variant's tensors, then of its scalars.
+
+    Returns
+    -------
+    torch.Tensor or tuple of torch.Tensor
+        As for ``single_decode_with_kv_cache``.
 
     Raises
     ------
-    UnsupportedConfigError
-        Always.
+    TypeError
+        If ``jit_module`` is neither.
+    ValueError
+        For tensors that the module was not declared for, and what ``single_decode_with_kv_cache`` refuses.
     """
-    raise UnsupportedConfigError(
-        f"jit_module={jit_module!r}: custom variants are not built yet for decode; call single_decode_with_kv_cache"
-    )
+    mode = bind_variant(jit_module, "single_decode").pos_encoding_mode
+    options = {"kv_layout": kv_layout, "pos_encoding_mode": mode, "window_left": window_left, "return_lse": return_lse}
+    return single_decode_with_kv_cache(q, k, v, **options, variant=jit_module, variant_args=args)
 
 
 class CUDAGraphBatchDecodeWithPagedKVCacheWrapper(BatchDecodeWithPagedKVCacheWrapper):

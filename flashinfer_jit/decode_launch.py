@@ -14,6 +14,7 @@ from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.plan_buffers import PlanBuffers
+from flashinfer_jit.variant_binding import VariantBinding
 
 Attention = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -55,8 +56,11 @@ class DecodePlanMade:
 class DecodeLauncher:
     """The half of ``BatchDecodeWithPagedKVCacheWrapper`` that keeps a plan and launches it."""
 
-    def __init__(self, float_workspace_buffer: torch.Tensor, kv_layout: str) -> None:
+    def __init__(
+        self, float_workspace_buffer: torch.Tensor, kv_layout: str, variant: VariantBinding | None = None
+    ) -> None:
         validation.check_kv_layout(kv_layout)
+        self._variant = variant
         self._active = runtime.current()
         self._kv_layout = kv_layout
         self._buffers = PlanBuffers(self._active, float_workspace_buffer)
@@ -191,8 +195,11 @@ class DecodeLauncher:
         window_left: int | None,
         sinks: torch.Tensor | None,
         q_len_per_req: int | None,
+        args: tuple[Any, ...] = (),
     ) -> Attention:
         if torch.compiler.is_compiling():
+            if self._variant is not None:
+                validation.refuse("torch.compile", "a traced run() with a custom variant", "an eager one")
             scales = (q_scale, k_scale, v_scale)
             return self._run_traced(q, k, v, scales, out, lse, return_lse, window_left, sinks, q_len_per_req)
         plan = self._plan_made
@@ -212,6 +219,11 @@ class DecodeLauncher:
         if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
             self._check_inputs(plan, q, k, v)
             self._checked = seen
+        extra = None
+        if self._variant is not None:
+            self._variant.check_options(q_scale=q_scale, k_scale=k_scale)
+            self._variant.check_lse(return_lse)
+            extra = self._variant.bind(args, q.device, problem.num_qo_heads, {})
         scales = NO_SCALES
         if not (q_scale is k_scale is v_scale is None):
             scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
@@ -250,6 +262,8 @@ class DecodeLauncher:
                 if tensor is not None:
                     tensors[name] = tensor
                 setattr(params, name, None if tensor is None else tensor.data_ptr())
+            if extra is not None:
+                extra.apply(params, tensors)
             kernel, merge_key = self._kernel(problem, sinks is not None)
             self._active.launch(kernel, params, tensors, None)
             if plan.merging:

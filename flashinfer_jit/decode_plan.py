@@ -19,6 +19,7 @@ from flashinfer_jit.attention_options import (
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
+from flashinfer_jit.variant_binding import VariantBinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def find_problem(
     logits_options: tuple[Any, ...],
     sm_scale: float | None,
     batch_size: int,
+    variant: str | None = None,
 ) -> DecodeProblem:
     """Return what a plan's arguments amount to.
 
@@ -117,6 +119,8 @@ def find_problem(
         The softmax scale.
     batch_size : int
         Requests.
+    variant : str or None
+        A custom variant as the configuration has it.
 
     Raises
     ------
@@ -143,6 +147,7 @@ def find_problem(
         position_encoding=logits.position_encoding,
         has_window=logits.window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
+        variant=variant,
     )
     tile = tiling.smallest_holding(tiling.candidates(config, arch), group_size * q_len_per_req)
     return DecodeProblem(
@@ -151,6 +156,24 @@ def find_problem(
         sm_scale=softmax_scale(1.0 / math.sqrt(head_dim), sm_scale),
         batch_size=batch_size,
     )
+
+
+def find_variant_problem(
+    variant: VariantBinding,
+    arch: Arch,
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
+    sizes: tuple[int, int, int, int, int],
+    logits_options: tuple[Any, ...],
+    sm_scale: float | None,
+    batch_size: int,
+) -> DecodeProblem:
+    """Return what ``find_problem`` does, with a custom variant; raises ValueError for what it was not declared for."""
+    variant.check_options(sm_scale=sm_scale)
+    mode, *others = logits_options
+    options = (variant.pos_encoding_mode if mode == "NONE" else mode, *others)
+    problem = find_problem(arch, dtypes, sizes, options, sm_scale, batch_size, variant.text)
+    variant.check_config(problem.config)
+    return problem
 
 
 def schedule(

@@ -3,15 +3,13 @@
 import functools
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from flashinfer_jit import env, masks, merge, ops, runtime, scheduler, validation
+from flashinfer_jit import env, masks, merge, ops, runtime, validation
 from flashinfer_jit.attention_options import (
-    LOG2_E,
-    LogitsOptions,
     check_dtypes,
     check_logits_options,
     scale_factor,
@@ -19,46 +17,26 @@ from flashinfer_jit.attention_options import (
 )
 from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
-from flashinfer_jit.jit import kernels, tiling
-from flashinfer_jit.jit.arch import Arch
+from flashinfer_jit.jit import tiling
+from flashinfer_jit.jit.attention import CustomModule
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.runtime.base import Runtime
+from flashinfer_jit.single_prefill import SinglePrefillProblem, launch
+from flashinfer_jit.variant_binding import bind_call, bind_variant
+from flashinfer_jit.variants import AttentionVariant
 
 __all__ = [
     "BatchPrefillWithPagedKVCacheWrapper",
     "BatchPrefillWithRaggedKVCacheWrapper",
     "single_prefill_with_kv_cache",
     "single_prefill_with_kv_cache_return_lse",
+    "single_prefill_with_kv_cache_with_jit_module",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """All that a call's kernel depends on beside the lengths: found by validating, kept for the next call like it."""
-
-    arch: Arch
-    tiles: tuple[tiling.TileConfig, ...]
-    keys: tuple[KernelKey, ...]
-    merge_key: KernelKey
-    logits: LogitsOptions
-    dtype_o: torch.dtype
-    num_qo_heads: int
-    num_kv_heads: int
-    group_size: int
-    head_dim_vo: int
-    default_sm_scale: float
-    causal: bool
-    has_custom_mask: bool
-    # Which dimension of k and v counts tokens, and which heads.
-    kv_token_dim: int
-    kv_head_dim: int
-    # None unless AITER was asked for and honours all of the above.
-    aiter: aiter_prefill.SinglePrefill | None
-
-
 # Calls that passed validation, by everything validation looks at except lengths and strides.
-_problems: dict[tuple[Any, ...], _Problem] = {}
+_problems: dict[tuple[Any, ...], SinglePrefillProblem] = {}
 
 
 def single_prefill_with_kv_cache(
@@ -86,6 +64,8 @@ def single_prefill_with_kv_cache(
     k_scale: float | torch.Tensor | None = None,
     v_scale: float | torch.Tensor | None = None,
     kv_cache_sf: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = None,
+    variant: AttentionVariant | CustomModule | None = None,
+    variant_args: Sequence[Any] = (),
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     r"""Return the attention of one request's query tokens over its keys and values.
 
@@ -142,6 +122,10 @@ def single_prefill_with_kv_cache(
         The same as ``scale_k`` and ``scale_v``; giving both is an error.
     kv_cache_sf : optional
         Block scales of FP4 caches. Refused: there is no FP4 kernel.
+    variant : AttentionVariant or CustomModule, optional
+        A custom variant; see ``flashinfer_jit.variants``. Not while ``torch.compile`` traces.
+    variant_args : sequence
+        Values of its tensors, then of its scalars.
 
     Returns
     -------
@@ -179,7 +163,7 @@ def single_prefill_with_kv_cache(
             k,
             v,
             (scale_q, scale_k, scale_v, k_scale, v_scale),
-            {"use_fp16_qk_reduction": use_fp16_qk_reduction or None, "kv_cache_sf": kv_cache_sf},
+            {"use_fp16_qk_reduction": use_fp16_qk_reduction or None, "kv_cache_sf": kv_cache_sf, "variant": variant},
             o_dtype=o_dtype,
             custom_mask=custom_mask,
             packed_custom_mask=packed_custom_mask,
@@ -198,7 +182,7 @@ def single_prefill_with_kv_cache(
     has_custom_mask = custom_mask is not None or packed_custom_mask is not None
     options = (
         *(o_dtype, has_custom_mask, causal, kv_layout, pos_encoding_mode, use_fp16_qk_reduction, window_left),
-        *(logits_soft_cap, rope_scale, rope_theta, backend),
+        *(logits_soft_cap, rope_scale, rope_theta, backend, variant),
     )
     problem = None
     try:
@@ -229,7 +213,11 @@ def single_prefill_with_kv_cache(
     mask = None
     if has_custom_mask:
         mask = masks.single_mask(custom_mask, packed_custom_mask, q.shape[0], k.shape[problem.kv_token_dim], q.device)
-    return _run(active, problem, q, k, v, mask, scale, output_scale, return_lse)
+    extra = None
+    if problem.variant is not None or variant_args:
+        scales = {"sm_scale": sm_scale, "scale_q": scale_q, "scale_k": scale_k, "k_scale": k_scale}
+        extra = bind_call(problem.variant, variant_args, q.device, problem.num_qo_heads, return_lse, **scales)
+    return launch(active, problem, q, k, v, mask, scale, output_scale, return_lse, extra)
 
 
 # What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.
@@ -294,6 +282,58 @@ def _traced(
 single_prefill_with_kv_cache_return_lse = functools.partial(single_prefill_with_kv_cache, return_lse=True)
 
 
+def single_prefill_with_kv_cache_with_jit_module(
+    jit_module: Any,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *args: Any,
+    kv_layout: str = "NHD",
+    mask_mode: int = 0,
+    window_left: int = -1,
+    return_lse: bool = False,
+    custom_mask: torch.Tensor | None = None,
+    packed_custom_mask: torch.Tensor | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Return ``single_prefill_with_kv_cache`` with a custom variant, in FlashInfer's form.
+
+    Parameters
+    ----------
+    jit_module : CustomModule or AttentionVariant
+        From ``flashinfer_jit.jit.gen_customize_single_prefill_module``, or a variant.
+    q, k, v, kv_layout, window_left, return_lse, custom_mask, packed_custom_mask
+        As for ``single_prefill_with_kv_cache``.
+    *args
+        Values of the variant's tensors, then of its scalars.
+    mask_mode : int
+        A ``flashinfer_jit.utils.MaskMode`` or its number: 0 for none, 1 for causal, 2 for that of the variant, which is
+        in force with all of them.
+
+    Returns
+    -------
+    torch.Tensor or tuple of torch.Tensor
+        As for ``single_prefill_with_kv_cache``.
+
+    Raises
+    ------
+    TypeError
+        If ``jit_module`` is neither.
+    ValueError
+        For tensors that the module was not declared for, an unknown mask mode, and what
+        ``single_prefill_with_kv_cache`` refuses.
+    """
+    bound = bind_variant(jit_module, "single_prefill")
+    number = getattr(mask_mode, "value", mask_mode)
+    if number not in (0, 1, 2):
+        validation.refuse("mask_mode", mask_mode, "0 (none), 1 (causal) or 2 (that of the variant)")
+    options: dict[str, Any] = {"kv_layout": kv_layout, "pos_encoding_mode": bound.pos_encoding_mode}
+    options |= {"window_left": window_left, "return_lse": return_lse, "causal": number == 1}
+    options |= {"custom_mask": custom_mask, "packed_custom_mask": packed_custom_mask}
+    if bound.dtype_o is not None:
+        options["o_dtype"] = getattr(torch, bound.dtype_o)
+    return single_prefill_with_kv_cache(q, k, v, **options, variant=jit_module, variant_args=args)
+
+
 def _validate(
     active: Runtime,
     q: Any,
@@ -310,10 +350,12 @@ def _validate(
     rope_scale: float | None,
     rope_theta: float | None,
     backend: str,
-) -> _Problem:
+    variant: AttentionVariant | CustomModule | None,
+) -> SinglePrefillProblem:
     """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
     validation.check_pos_encoding_mode(pos_encoding_mode)
+    bound = None if variant is None else bind_variant(variant, "single_prefill")
     kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
     validation.check_tensor("q", q, ("qo_len", "num_qo_heads", "head_dim_qk"))
     validation.check_tensor("k", k, (*kv_dims, "head_dim_qk"))
@@ -352,7 +394,10 @@ def _validate(
         position_encoding=logits.position_encoding,
         has_window=window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
+        variant=None if bound is None else bound.text,
     )
+    if bound is not None:
+        bound.check_config(config)
     tiles = tiling.candidates(config, arch)
     theirs = None
     if aiter.is_wanted(backend):
@@ -372,9 +417,10 @@ def _validate(
                 kv_layout=kv_layout,
                 window_left=window_left,
                 logits_soft_cap=logits.logits_soft_cap,
+                variant=config.variant,
             ),
         )
-    return _Problem(
+    return SinglePrefillProblem(
         arch=arch,
         tiles=tiles,
         keys=tuple(KernelKey(config, tile, arch) for tile in tiles),
@@ -391,134 +437,5 @@ def _validate(
         kv_token_dim=token_dim,
         kv_head_dim=head_dim,
         aiter=theirs,
+        variant=bound,
     )
-
-
-def _run(
-    active: Runtime,
-    problem: _Problem,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    output_scale: float,
-    return_lse: bool,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Check lengths and strides, choose tile and split, launch."""
-    qo_len, kv_len = q.shape[0], k.shape[problem.kv_token_dim]
-    if v.shape[problem.kv_token_dim] != kv_len:
-        raise ValueError(
-            f"Invalid shape of v: expected kv_len {kv_len} as that of k, got {v.shape[problem.kv_token_dim]}"
-        )
-    if problem.causal and kv_len < qo_len:
-        raise ValueError(
-            f"kv_len must be greater than or equal to qo_len with causal=True, got kv_len={kv_len} and "
-            f"qo_len={qo_len}: the last query is aligned to the last key, so the first queries would see none"
-        )
-    num_rows = qo_len * problem.group_size
-    if max(kv_len, qo_len * problem.num_qo_heads) > validation.INT32_MAX:
-        raise ValueError(
-            f"kv_len={kv_len} and qo_len * num_qo_heads={qo_len * problem.num_qo_heads} must be at most "
-            f"{validation.INT32_MAX}"
-        )
-
-    q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
-    token_dim, head_dim = problem.kv_token_dim, problem.kv_head_dim
-    addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
-    # Sixteen elements are 16 bytes at least; one test of the common case, the careful ones when it fails.
-    strides = q_strides[0] | q_strides[1] | k_strides[0] | k_strides[1] | v_strides[0] | v_strides[1]
-    address_bits = addresses[0] | addresses[1] | addresses[2]
-    if (
-        (strides & 15 or address_bits & 15 or strides > validation.MAX_TOKEN_STRIDE_BYTES // 2)
-        or not q_strides[2] == k_strides[2] == v_strides[2] == 1
-    ):  # fmt: skip
-        q, k, v = (validation.aligned_rows(name, tensor) for name, tensor in (("q", q), ("k", k), ("v", v)))
-        q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
-        addresses = q.data_ptr(), k.data_ptr(), v.data_ptr()
-        validation.check_token_stride("k", k, token_dim)
-        validation.check_token_stride("v", v, token_dim)
-
-    if problem.aiter is not None and qo_len > 0:
-        tokens_first = (k, v) if token_dim == 0 else (k.transpose(0, 1), v.transpose(0, 1))
-        result = problem.aiter.run(q, *tokens_first, scale, output_scale, return_lse)
-        if result is not None:
-            return result
-    o = torch.empty((qo_len, problem.num_qo_heads, problem.head_dim_vo), dtype=problem.dtype_o, device=q.device)
-    lse = torch.empty((qo_len, problem.num_qo_heads), dtype=torch.float32, device=q.device) if return_lse else None
-    if qo_len == 0:
-        return o if lse is None else (o, lse)
-    work = tiling.Work(num_rows=num_rows, num_problems=problem.num_kv_heads, kv_len=kv_len)
-    tile = tiling.choose(problem.tiles, work, problem.arch.num_cus)
-    num_chunks, chunk_len = _split(problem, tile, num_rows, qo_len, kv_len)
-    kernel = kernels.get_kernel(problem.keys[problem.tiles.index(tile)], active)
-    tensors = {"q": q, "k": k, "v": v, "o": o}
-    partial_o = partial_lse = None
-    if num_chunks > 1:
-        partial_rows = (qo_len * num_chunks, problem.num_qo_heads)
-        partial_o = torch.empty((*partial_rows, problem.head_dim_vo), dtype=torch.float32, device=q.device)
-        partial_lse = torch.empty(partial_rows, dtype=torch.float32, device=q.device)
-        tensors.update(partial_o=partial_o, partial_lse=partial_lse)
-    elif lse is not None:
-        tensors["lse"] = lse
-    if mask is not None:
-        tensors["custom_mask"] = mask
-    logits = problem.logits
-    params = kernel.params_type(
-        q=addresses[0],
-        k=addresses[1],
-        v=addresses[2],
-        o=o.data_ptr(),
-        lse=None if lse is None else lse.data_ptr(),
-        custom_mask=None if mask is None else mask.data_ptr(),
-        partial_o=None if partial_o is None else partial_o.data_ptr(),
-        partial_lse=None if partial_lse is None else partial_lse.data_ptr(),
-        q_stride_n=q_strides[0],
-        q_stride_h=q_strides[1],
-        k_stride_n=k_strides[token_dim],
-        k_stride_h=k_strides[head_dim],
-        v_stride_n=v_strides[token_dim],
-        v_stride_h=v_strides[head_dim],
-        o_stride_n=problem.num_qo_heads * problem.head_dim_vo,
-        o_stride_h=problem.head_dim_vo,
-        qo_len=qo_len,
-        kv_len=kv_len,
-        num_qo_heads=problem.num_qo_heads,
-        num_kv_heads=problem.num_kv_heads,
-        sm_scale_log2=scale * LOG2_E,
-        output_scale=1.0 if num_chunks > 1 else output_scale,
-        logits_soft_cap=logits.logits_soft_cap,
-        window_left=logits.window_left,
-        num_chunks=num_chunks,
-        kv_chunk_len=chunk_len,
-        rope_frequency=logits.rope_frequency,
-        rope_decay=logits.rope_decay,
-    )
-    active.launch(kernel, params, tensors, None)
-    if partial_o is not None and partial_lse is not None:
-        merge.merge_partials(
-            active,
-            problem.merge_key,
-            partial_o,
-            partial_lse,
-            o,
-            lse,
-            num_rows=qo_len,
-            num_states=num_chunks,
-            output_scale=output_scale,
-        )
-    return o if lse is None else (o, lse)
-
-
-def _split(problem: _Problem, tile: tiling.TileConfig, num_rows: int, qo_len: int, kv_len: int) -> tuple[int, int]:
-    """Return how many chunks the keys are cut into, so that few queries on many keys fill the GPU, and their length."""
-    num_tiles = -(-num_rows // tile.block_q) * problem.num_kv_heads
-    blocks_per_cu = max(4 * tile.waves_per_simd // tile.num_waves, 1)
-    max_parts = problem.arch.num_cus * blocks_per_cu // num_tiles
-    window = problem.logits.window_left
-    # Chunks are counted from key 0: those that a window hides from every query would only cost partial results.
-    if max_parts < 2 or 0 <= window < kv_len - qo_len:
-        return 1, kv_len
-    chunk_len = -(-scheduler.split_one(kv_len, max_parts)[1] // tile.block_kv) * tile.block_kv
-    num_chunks = -(-kv_len // chunk_len)
-    return (num_chunks, chunk_len) if num_chunks > 1 else (1, kv_len)

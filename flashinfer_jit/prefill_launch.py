@@ -26,7 +26,7 @@ class PrefillLauncher(PrefillPlanner):
         return self.forward(*args, **{**kwargs, "return_lse": True})  # type: ignore[attr-defined, no-any-return]
 
     def _refuse_run(self, args: tuple[Any, ...], **arguments: Any) -> None:
-        if args:
+        if args and self._variant is None:
             raise ValueError(f"run() got {len(args)} extra positional arguments, and the plan has no custom variant")
         validation.refuse_given(arguments)
 
@@ -43,8 +43,11 @@ class PrefillLauncher(PrefillPlanner):
         return_lse: bool,
         window_left: int | None,
         sinks: torch.Tensor | None,
+        args: tuple[Any, ...] = (),
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if torch.compiler.is_compiling():
+            if self._variant is not None:
+                validation.refuse("torch.compile", "a traced run() with a custom variant", "an eager one")
             return self._run_traced(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks)
         plan = self._plan_made
         if plan is None:
@@ -61,6 +64,12 @@ class PrefillLauncher(PrefillPlanner):
         if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
             self._check_inputs(plan, q, k, v)
             self._checked = seen
+        extra = None
+        if self._variant is not None:
+            self._variant.check_options(q_scale=q_scale, k_scale=k_scale)
+            self._variant.check_lse(return_lse)
+            masks = {f"maybe_{name}": plan.tensors.get(name) for name in ("custom_mask", "mask_indptr")}
+            extra = self._variant.bind(args, q.device, problem.num_qo_heads, masks)
         scale, output_scale, output_factor = problem.sm_scale, 1.0, None
         if q_scale is not None or k_scale is not None:
             for name, value in (("q_scale", q_scale), ("k_scale", k_scale)):
@@ -113,6 +122,8 @@ class PrefillLauncher(PrefillPlanner):
             if lse is not None:
                 params.lse = lse.data_ptr()
                 tensors["lse"] = lse
+            if extra is not None:
+                extra.apply(params, tensors)
             kernel = plan.kernel
             if sinks is not None:
                 sinks = sinks.contiguous()

@@ -13,7 +13,8 @@ from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.plan_buffers import PlanBuffers, partial_rows
-from flashinfer_jit.prefill_problem import PrefillOptions, PrefillProblem, resolve
+from flashinfer_jit.prefill_problem import PrefillOptions, PrefillProblem, complete, resolve
+from flashinfer_jit.variant_binding import VariantBinding
 
 Int32Array = npt.NDArray[np.int32]
 Lengths = npt.NDArray[np.int64]
@@ -79,12 +80,14 @@ class PrefillPlanner:
         backend: str,
         index_buffers: dict[str, torch.Tensor | None],
         mask_buffers: tuple[torch.Tensor | None, torch.Tensor | None],
+        variant: VariantBinding | None = None,
     ) -> None:
         validation.check_kv_layout(kv_layout)
         self._requested_backend = backend
         self._backend = validation.resolve_backend(backend)
         self._active = runtime.current()
         self._kv_layout = kv_layout
+        self._variant = variant
         self._use_cuda_graph = bool(use_cuda_graph)
         self._index_buffers = index_buffers
         self._mask_buffers = mask_buffers
@@ -197,7 +200,12 @@ class PrefillPlanner:
     ) -> None:
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         _check_lengths(qo_lens, batch.kv_lens, **lengths)
+        if self._variant is not None:
+            self._variant.check_split(fixed_split_size)
+            options = complete(options, self._variant)
         problem = resolve(options, self._active.arch(self._buffers.device))
+        if self._variant is not None:
+            self._variant.check_config(problem.config)
         if self._use_cuda_graph and len(qo_lens) != self._fixed_batch_size:
             raise ValueError(
                 f"The batch size of a wrapper with use_cuda_graph=True is fixed: its buffers are for "
@@ -238,6 +246,7 @@ class PrefillPlanner:
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         num_tokens = int(batch.qo_starts[-1])
         config = problem.config
+        never_split = disable_split_kv or (self._variant is not None and not self._variant.variant.can_split)
         num_heads, head_dim_vo = problem.num_qo_heads, config.head_dim_vo
         theirs = aiter_prefill.batch(
             self._requested_backend,
@@ -279,7 +288,7 @@ class PrefillPlanner:
             causal=problem.is_causal,
             window_left=problem.logits.window_left,
             fixed_split_size=fixed_split_size,
-            disable_split_kv=disable_split_kv,
+            disable_split_kv=never_split,
             max_partial_rows=max_rows,
             graph_slots=slots,
         )
@@ -290,7 +299,7 @@ class PrefillPlanner:
         if self._use_cuda_graph:
             lists["num_work_items_ptr"] = np.array([work.num_work_items], dtype=np.int32)
             # A captured graph keeps its grid, so it merges whatever a later plan may split.
-            has_merge = not disable_split_kv and max_rows > 1
+            has_merge = not never_split and max_rows > 1
             merge_rows, merge_indptr = _pad_merge(work, min(self._max_total_num_rows or 0, max_rows // 2))
         if has_merge:
             lists["merge_indptr"], lists["merge_rows"] = merge_indptr, merge_rows
@@ -383,6 +392,8 @@ class PrefillPlanner:
             raise RuntimeError("forward() needs a plan: call begin_forward() first")
         _refuse_unbuilt(use_fp16_qk_reduction, 0)
         options = dataclasses.replace(plan.options, **changes)
+        if self._variant is not None:
+            options = complete(options, self._variant)
         if options == plan.options:
             return
         problem = resolve(options, plan.problem.arch)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
+from flashinfer_jit.variant_binding import VariantBinding
 
 Lengths = npt.NDArray[np.int64]
 
@@ -34,6 +35,8 @@ class PrefillOptions:
         As FlashInfer names them.
     q_data_type, kv_data_type, o_data_type : torch.dtype, str or None
         None means that of q; for the output of fp8 queries see ``check_dtypes``.
+    variant : str or None
+        A custom variant as the configuration has it.
     """
 
     num_qo_heads: int
@@ -52,6 +55,7 @@ class PrefillOptions:
     q_data_type: torch.dtype | str
     kv_data_type: torch.dtype | str | None
     o_data_type: torch.dtype | str | None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,20 @@ def _kernel_key(config: AttentionConfig, tile: tiling.TileConfig, arch: Arch, ha
     return KernelKey(config, tile, arch)
 
 
+def complete(options: PrefillOptions, variant: VariantBinding) -> PrefillOptions:
+    """Return the options of a plan with a variant.
+
+    Raises UnsupportedConfigError for a scale of logits beside a variant that scales them itself.
+    """
+    variant.check_options(sm_scale=options.sm_scale)
+    changes: dict[str, object] = {"variant": variant.text}
+    if options.pos_encoding_mode == "NONE":
+        changes["pos_encoding_mode"] = variant.pos_encoding_mode
+    if options.o_data_type is None:
+        changes["o_data_type"] = variant.dtype_o
+    return replace(options, **changes)  # type: ignore[arg-type]
+
+
 def resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
     """Return the problem that ``options`` describe.
 
@@ -204,6 +222,7 @@ def _resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
         position_encoding=logits.position_encoding,
         has_window=logits.window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
+        variant=options.variant,
     )
     return PrefillProblem(
         arch=arch,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch
-from flashinfer_jit.variants import variant_from_json
+from flashinfer_jit.variants import AttentionVariant, variant_from_json
 
 DTYPE_SLUGS: Mapping[str, str] = {
     "float16": "f16",
@@ -202,13 +202,28 @@ class AttentionConfig(KernelConfig):
                 "expected the same or an fp8 dtype"
             )
         if self.variant is not None:
-            variant_from_json(self.variant)
-            if self.phase == "decode":
-                raise UnsupportedConfigError("a variant is not built yet for decode: expected phase='prefill'")
+            self._check_variant(variant_from_json(self.variant))
         for axis, built in BUILT[self.phase].items():
             value = head_dims if axis == "head_dims" else getattr(self, axis)
             if value not in built:
                 raise UnsupportedConfigError(f"{axis}={value!r} is not built yet for {self.phase}: {_one_of(built)}")
+
+    def _check_variant(self, variant: AttentionVariant) -> None:
+        """Raise UnsupportedConfigError for options that a variant leaves no place for."""
+        options = {
+            "has_soft_cap": bool(variant.struct),
+            "has_sinks": not variant.use_softmax or bool(variant.struct and variant.has_output_transform),
+        }
+        for name, excluded in options.items():
+            if excluded and getattr(self, name):
+                raise UnsupportedConfigError(
+                    f"{name}=True is not supported with variant {variant.name}: expected False, or the variant to do it"
+                )
+        if variant.struct and self.position_encoding == "alibi":
+            raise UnsupportedConfigError(
+                f"position_encoding='alibi' is not supported with variant {variant.name}: expected 'none' or "
+                "'rope_llama'; its LogitsTransform can add slopes"
+            )
 
     @property
     def dtype_compute(self) -> str:

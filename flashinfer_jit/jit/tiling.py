@@ -102,6 +102,8 @@ def _prefill_tiles(config: AttentionConfig, arch: Arch) -> tuple[TileConfig, ...
     # one takes registers.
     is_rope = config.position_encoding == "rope_llama"
     registers += 16 * max(0, is_paged + is_rope + (config.dtype_kv in FP8_DTYPES) + (config.mask_mode == "custom") - 1)
+    # What a variant keeps is not known; bodies of a few lines take this many.
+    registers += 32 if config.variant is not None else 0
     two_waves = [n for n in (64, 32) if fits(n, 2) and registers + n <= MAX_OWN_REGISTERS_OF_TWO_WAVES]
     one_wave = [n for n in (64, 32) if fits(n, 1)]
     tiles = [TileConfig(128, (two_waves or one_wave)[0], 4, waves_per_simd=2 if two_waves else 1)]
@@ -132,6 +134,8 @@ def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
         and config.kv_source in ("page_size_1", "page_size_any")
     ):
         waves_per_simd = 3
+    if config.variant is not None:
+        waves_per_simd = min(waves_per_simd, 3)
     one_row_tile = TileConfig(16, 64, 4, waves_per_simd)
     # Every further row tile has an output of its own; K and V are read once for all of them.
     rows = 64 if head_dim <= 128 else 32

@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
+import torch
 
+from flashinfer_jit import jit
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig, config_from_dict
@@ -11,7 +13,8 @@ from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.params import TABLES, table_of
 from flashinfer_jit.jit.render import render
 from flashinfer_jit.jit.tiling import candidates
-from flashinfer_jit.variants import AttentionVariant, variant_from_json
+from flashinfer_jit.variant_binding import alibi_slopes, bind_variant, binding
+from flashinfer_jit.variants import AttentionVariant, from_flashinfer, variant_from_json
 
 VARIANT = AttentionVariant(
     "biased",
@@ -80,6 +83,125 @@ def test_text_that_is_no_variant_is_refused(text: str) -> None:
         config(text)
 
 
-def test_decode_refuses_variants_by_name() -> None:
-    with pytest.raises(UnsupportedConfigError, match="variant is not built yet for decode"):
-        config(VARIANT.to_json(), "decode", "causal")
+TEXT = """
+struct Scaled : AttentionVariantBase {
+  float sm_scale_log2;  // printf("a comment may say anything")
+  template <typename Params>
+  __device__ __host__ Scaled(const Params& params, uint32_t batch_idx, uint8_t* smem_ptr) {
+    sm_scale_log2 = params.sm_scale * math::log2e;
+  }
+};
+"""
+SCALAR = (["sm_scale"], ["double"])
+
+
+def test_what_a_text_says_of_splitting() -> None:
+    scaled = from_flashinfer("Scaled", TEXT, ["bias"], ["nv_bfloat16"], *SCALAR)
+    assert scaled.tensors == (("bias", "bfloat16"),) and scaled.use_softmax and scaled.can_split
+    output = TEXT.replace(
+        "};", "REGISTER_OUTPUT_TRANSFORM(params, output, b, q, h, m, d, scale, { return output; }) };"
+    )
+    assert not from_flashinfer("Scaled", output, (), (), *SCALAR).can_split
+    weights = TEXT.replace("float sm", "static constexpr bool use_softmax = false; float sm")
+    assert not from_flashinfer("Scaled", weights, (), (), *SCALAR).use_softmax
+    assert not AttentionVariant("linear", use_softmax=False).can_split and VARIANT.can_split
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("struct Scaled", "struct Other"), "declares no struct of that name"),
+        (
+            ("struct", "#include <flashinfer/attention/variants.cuh>\nstruct"),
+            "'#include', which is not supported: kern",
+        ),
+        (("};", "REGISTER_QUERY_TRANSFORM(params, q, { return q; }) };"), "REGISTER_QUERY_TRANSFORM.*query_transform"),
+        (("};", "REGISTER_M_D_UPDATE(params, t, h, m, d, scale, {}) };"), "REGISTER_M_D_UPDATE.*sinks"),
+        (("sm_scale_log2 =", 'printf("%d", batch_idx); sm_scale_log2 ='), "printf"),
+        (("sm_scale_log2 =", "sm_scale_log2 = threadIdx.x *"), "'threadIdx'.*laid out otherwise"),
+        (("sm_scale_log2 =", "sm_scale_log2 = smem_ptr[0] *"), "uses smem_ptr"),
+        (("sm_scale_log2", "scale_log2"), "no member sm_scale_log2"),
+    ],
+    ids=lambda change: change[1] if isinstance(change, tuple) else None,
+)
+def test_texts_that_these_kernels_have_no_place_for(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(UnsupportedConfigError, match=message):
+        from_flashinfer("Scaled", TEXT.replace(*change), (), (), *SCALAR)
+
+
+def test_names_and_types_of_texts() -> None:
+    with pytest.raises(UnsupportedConfigError, match="2 additional_tensor_names and 1 additional_tensor_dtypes"):
+        from_flashinfer("Scaled", TEXT, ["a", "b"], ["float"])
+    with pytest.raises(UnsupportedConfigError, match="tensor a has type 'float4': expected one of"):
+        from_flashinfer("Scaled", TEXT, ["a"], ["float4"])
+    with pytest.raises(UnsupportedConfigError, match="DefaultAttention<false> *.*calls without jit_args"):
+        from_flashinfer("DefaultAttention<false>", TEXT)
+    with pytest.raises(UnsupportedConfigError, match="has a struct and a logits_mask"):
+        AttentionVariant("Scaled", logits_mask="return true;", struct=TEXT)
+
+
+@pytest.mark.parametrize(
+    "variant, options, message",
+    [
+        (from_flashinfer("Scaled", TEXT, (), (), *SCALAR), {"has_soft_cap": True}, "has_soft_cap=True.*Scaled"),
+        (from_flashinfer("Scaled", TEXT, (), (), *SCALAR), {"position_encoding": "alibi"}, "'alibi'.*Scaled"),
+        (AttentionVariant("linear", use_softmax=False), {"has_sinks": True}, "has_sinks=True.*linear"),
+    ],
+)
+def test_options_that_a_variant_leaves_no_place_for(variant, options, message) -> None:
+    with pytest.raises(UnsupportedConfigError, match=message):
+        dataclasses.replace(config(variant.to_json()), **options)
+
+
+JIT_ARGS = ["uri", *[torch.float16] * 3, torch.int32, 64, 64, ["mask"], ["uint8_t"], *SCALAR, "Scaled", TEXT]
+
+
+def test_jit_args_and_what_is_wrong_with_them() -> None:
+    bound = binding("batch_prefill", None, JIT_ARGS, {"pos_encoding_mode": 1, "use_sliding_window": True})
+    assert bound is not None and bound.module is not None and bound.pos_encoding_mode == "ROPE_LLAMA"
+    assert bound.module == jit.gen_customize_batch_prefill_module("fa2", *JIT_ARGS, pos_encoding_mode=1)
+    assert binding("batch_decode", None) is None
+    for arguments, message in (
+        ((None, JIT_ARGS[:-1]), "13 values.*got 12"),
+        ((None, [*JIT_ARGS[:4], torch.int64, *JIT_ARGS[5:]]), "idtype=torch.int64"),
+        ((None, JIT_ARGS, {"use_fp16_qk_reduction": True}), "use_fp16_qk_reduction=True"),
+        ((None, JIT_ARGS, {"pos_encoding_mode": 2}), "pos_encoding_mode=2"),
+        ((None, JIT_ARGS, {"wavefronts": 3}), "wavefronts is not an option"),
+        ((None, None, {"pos_encoding_mode": 1}), "jit_kwargs needs jit_args"),
+        ((None, None, None, True), "variant_owns_mask requires jit_args"),
+        ((VARIANT, JIT_ARGS), "two forms of the same"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            binding("batch_prefill", *arguments)
+    with pytest.raises(TypeError, match="variant must be an AttentionVariant, got str"):
+        binding("batch_prefill", "Scaled")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="backend='fa3' is not supported"):
+        jit.gen_customize_single_prefill_module("fa3", "uri", *JIT_ARGS[1:4], *JIT_ARGS[5:])
+
+
+@pytest.mark.parametrize(
+    "args, error, message",
+    [
+        ((), ValueError, r"takes 3 extra arguments \(bias \(float32 tensor\), strength \(float\), count \(int32_t\)\)"),
+        (("bias", 1.0, 2), TypeError, "bias of variant bound must be a torch.Tensor, got str"),
+        ((torch.zeros(2, dtype=torch.float64), 1.0, 2), ValueError, "dtype of bias.*torch.float32, got torch.float64"),
+        ((torch.zeros(4, 2).T, 1.0, 2), ValueError, r"strides of bias.*pass bias.contiguous\(\)"),
+        ((torch.zeros(2, device="meta"), 1.0, 2), ValueError, "device of bias.*expected cpu as that of q, got meta"),
+        ((torch.zeros(2), torch.tensor(1.0), 2), TypeError, r"strength.*must be a number \(float\), got Tensor"),
+        ((torch.zeros(2), 1.0, 2.5), TypeError, "count.*whole number"),
+        ((torch.zeros(2), 1.0, 2**31), ValueError, "count=2147483648 of variant bound does not fit a int32_t"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_fit(args, error, message) -> None:
+    variant = AttentionVariant(
+        "bound", tensors=[("bias", "float32")], scalars=[("strength", "float"), ("count", "int32_t")]
+    )
+    with pytest.raises(error, match=message):
+        bind_variant(variant).bind(args, torch.device("cpu"), 8)
+
+
+def test_slopes_are_those_of_the_kernels() -> None:
+    assert alibi_slopes(8, torch.device("cpu")).tolist() == [2.0**-n for n in range(1, 9)]
+    expected = [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3]
+    assert alibi_slopes(6, torch.device("cpu")).tolist() == expected
