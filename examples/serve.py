@@ -60,14 +60,16 @@ WORKSPACE_BYTES = 32 << 20
 
 
 class PagePool:
-    """The pages of a KV cache: which are free, how many requests use the others, and where prompts begin alike.
+    """The pages of a KV cache: which are free, how many requests use the others, and which hold known beginnings.
 
-    A full page of a prompt can be found by the tokens up to its end, as long as some request uses it.
+    A full page of a prompt can be found by all tokens up to its end. It stays known when its last user is gone, until
+    it is needed for something else: of the free pages, the one that was used least recently is taken first.
     """
 
     def __init__(self, num_pages, page_size):
         self.num_pages, self.page_size = num_pages, page_size
-        self.free = list(reversed(range(num_pages)))
+        # A dictionary keeps its order: here, that in which pages became free.
+        self.free = dict.fromkeys(range(num_pages))
         self.num_users = [0] * num_pages
         self.page_of = {}
         self.tokens_of = {}
@@ -94,21 +96,30 @@ class PagePool:
                 self.tokens_of[page] = tuple(prompt[:end])
 
     def take(self, num_new, shared):
-        """Return the ``shared`` pages and ``num_new`` free ones, each with one user more; None if there are too few."""
-        if num_new > len(self.free):
+        """Return the ``shared`` pages and ``num_new`` others, each with one user more; None if there are too few."""
+        unused = [page for page in shared if self.num_users[page] == 0]
+        if num_new > len(self.free) - len(unused):
             return None
-        pages = [*shared, *(self.free.pop() for _ in range(num_new))]
+        for page in unused:
+            del self.free[page]
+        pages = [*shared, *(self._take_oldest() for _ in range(num_new))]
         for page in pages:
             self.num_users[page] += 1
         return pages
 
+    def _take_oldest(self):
+        page = next(iter(self.free))
+        del self.free[page]
+        if page in self.tokens_of:
+            del self.page_of[self.tokens_of.pop(page)]
+        return page
+
     def release(self, pages):
-        """Take one user from ``pages``; those without users are free."""
-        for page in pages:
+        """Take one user from ``pages``; those without users are free, the ends of prompts before their beginnings."""
+        for page in reversed(pages):
             self.num_users[page] -= 1
             if self.num_users[page] == 0:
-                self.page_of.pop(self.tokens_of.pop(page, None), None)
-                self.free.append(page)
+                self.free[page] = None
 
 
 @dataclass(eq=False)
@@ -124,7 +135,7 @@ class Request:
     # Tokens whose keys and values are in pages before this step, and those that this step adds.
     num_cached: int = 0
     num_new: int = 0
-    # Tokens whose keys and values other requests have computed.
+    # Tokens whose keys and values were in pages when the request began.
     num_found: int = 0
     # What each token was chosen from, if that is to be checked.
     logits: list = field(default_factory=list)
@@ -464,7 +475,7 @@ def check(model, engine, requests, references):
             f"{len(tokens)} tokens PyTorch's, {int(reference.decided.sum())} decided; largest logit difference "
             f"{error:.4f}, bound {reference.bound:.4f}"
         )
-    if len(engine.pool.free) != engine.pool.num_pages or engine.pool.page_of:
+    if len(engine.pool.free) != engine.pool.num_pages:
         print(f"FAILED {len(engine.pool.free)} of {engine.pool.num_pages} pages are free in the end")
         failures += 1
     return failures

@@ -80,7 +80,7 @@ def test_an_engine_gives_every_request_pytorchs_tokens(arch, monkeypatch) -> Non
     # When they arrive, and what they are: some begin alike, one of them is nothing but pages that others have, of which
     # the last is computed again, and one needs several chunks.
     begins = [(0, system + tokens(5)), (1, system + tokens(1)), (1, system + tokens(64)), (1, system[:32])]
-    arrivals = [*begins, (0, tokens(17)), (2, tokens(16)), (2, tokens(130))]
+    arrivals = [*begins, (0, tokens(17)), (2, tokens(16)), (2, tokens(130)), (40, system + tokens(9))]
     with emulator.use_arch(arch):
         for key in serving_keys(emulator.current_arch()):
             kernels.build_kernel(key)
@@ -92,7 +92,7 @@ def test_an_engine_gives_every_request_pytorchs_tokens(arch, monkeypatch) -> Non
     assert all(len(request.tokens) == 6 or request.tokens[-1] == 0 for request in requests)
     planned = engine.attention.num_planned
     assert min(planned[name] for name in ("ragged", "paged", "decode", "cascade")) > 0 and len(steps) > 10
-    assert [request.num_found for request in requests] == [0, 32, 32, 16, 0, 0, 0]
+    assert [request.num_found for request in requests] == [0, 32, 32, 16, 0, 0, 0, 32]
     assert engine.num_waits["batch"] > 0 and engine.num_waits["cache"] > 0
     with pytest.raises(ValueError, match="request 9 needs"):
         engine.submit(serve.Request(9, tokens(300), 6))
