@@ -1,6 +1,7 @@
 """The paged KV cache: appending keys and values, and the numbers that go with it."""
 
 import functools
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from flashinfer_jit import kv_cache, page_table, runtime, validation
 from flashinfer_jit.attention_options import DTYPES_FP8
 from flashinfer_jit.backends import aiter, aiter_decode
+from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AppendPagedKvConfig, BatchIndicesConfig, KernelConfig
@@ -83,8 +85,10 @@ def get_batch_indices_positions(
             f"append_indptr has {append_indptr.shape[0]} elements and seq_lens {seq_lens.shape[0]}: expected one more "
             "in append_indptr"
         )
-    if isinstance(nnz, bool) or not isinstance(nnz, int) or nnz < 0:
-        raise ValueError(f"nnz={nnz!r} must be a number of tokens")
+    # A tensor's number would have to be fetched from the GPU: whoever has one says so by int().
+    if isinstance(nnz, bool) or not isinstance(nnz, Integral) or nnz < 0:
+        raise ValueError(f"nnz={nnz!r} must be a whole number of tokens, 0 or more")
+    nnz = int(nnz)
     tensors["batch_indices"] = torch.empty(nnz, dtype=torch.int32, device=seq_lens.device)
     tensors["positions"] = torch.empty(nnz, dtype=torch.int32, device=seq_lens.device)
     if nnz > 0:
@@ -235,6 +239,11 @@ def _append(
             )
         if tensor.dtype != k.dtype or cache.dtype != k_cache.dtype:
             raise ValueError(f"Invalid dtype of {name} or {cache_name}: expected those of {k_name} and its cache")
+        if cache.dtype not in (tensor.dtype, *DTYPES_FP8):
+            raise UnsupportedConfigError(
+                f"Invalid dtype of {name}: expected {cache.dtype} as {cache_name} has it, got {tensor.dtype}; pass "
+                f"{name}.to({cache.dtype})"
+            )
         for what, x in ((name, tensor), (cache_name, cache)):
             if x.shape[-1] > 1 and x.stride(-1) != 1:
                 raise ValueError(f"Invalid strides of {what}: the last dimension must be contiguous")

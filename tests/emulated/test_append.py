@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,11 +156,18 @@ def test_nothing_to_append():
     assert [x.tolist() for x in get_batch_indices_positions(int32(0, 0), int32(3), 0)] == [[], []]
 
 
+def test_a_number_of_tokens_of_numpy_is_one_and_a_tensor_is_none():
+    results = get_batch_indices_positions(int32(0, 2), int32(5), np.int32(2))
+    assert [x.tolist() for x in results] == [[0, 0], [3, 4]]
+    with pytest.raises(ValueError, match="nnz=tensor.2. must be a whole number of tokens"):
+        get_batch_indices_positions(int32(0, 2), int32(5), torch.tensor(2))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"append_value": torch.zeros(2, 3, 128, dtype=F16)}, ValueError, "Invalid shape of append_value"),
-        ({"append_key": torch.zeros(2, 2, 128, dtype=BF16)}, ValueError, "Invalid dtype of append_value"),
+        ({"append_value": torch.zeros(2, 2, 128, dtype=BF16)}, ValueError, "Invalid dtype of append_value"),
         (
             {"append_key": torch.zeros(2, 2, 128, dtype=torch.int8)},
             UnsupportedConfigError,
@@ -174,7 +182,11 @@ def test_nothing_to_append():
         ({"kv_layout": "HDN"}, KeyError, "Invalid kv_layout"),
         ({"backend": "cuda"}, ValueError, "backend='cuda'"),
         ({"k_scale": 2.0}, ValueError, "k_scale=2.0 has no meaning"),
-        ({"paged_kv_cache": torch.zeros(4, 2, 16, 2, 128)}, UnsupportedConfigError, "dtype_cache='float32'"),
+        (
+            {"paged_kv_cache": torch.zeros(4, 2, 16, 2, 128)},
+            UnsupportedConfigError,
+            r"append_key: expected torch.float32 as k_cache has it, got torch.float16; pass append_key.to\(",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(monkeypatch, change, error, message):
