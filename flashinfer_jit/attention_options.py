@@ -7,15 +7,20 @@ from typing import Any
 import torch
 
 from flashinfer_jit import validation
-from flashinfer_jit.jit.config import default_dtype_o
+from flashinfer_jit.jit.config import FP8_DTYPES, default_dtype_o
 
 LOG2_E = math.log2(math.e)
 DEFAULT_ROPE_SCALE = 1.0
 DEFAULT_ROPE_THETA = 1e4
 POSITION_ENCODINGS = {"NONE": "none", "ROPE_LLAMA": "rope_llama", "ALIBI": "alibi"}
-DTYPES_FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+DTYPES_FP8 = tuple(getattr(torch, name) for name in FP8_DTYPES)
 DTYPES_Q = (torch.float16, torch.bfloat16, *DTYPES_FP8)
 DTYPES_O = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def mask_mode(has_custom_mask: bool, causal: bool) -> str:
+    """Return the ``mask_mode`` of the configuration: a custom mask decides alone, as in FlashInfer."""
+    return "custom" if has_custom_mask else "causal" if causal else "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
-from flashinfer_jit.jit.config import AppendPagedKvConfig, BatchIndicesConfig, KernelConfig
+from flashinfer_jit.jit.config import AppendPagedKvConfig, KernelConfig
+from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 from flashinfer_jit.jit.key import KernelKey
 
 __all__ = [

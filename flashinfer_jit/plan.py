@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flashinfer_jit.errors import InvalidSettingError, UnsupportedConfigError
+from flashinfer_jit.jit import families  # noqa: F401  (so that all families can be read)
 from flashinfer_jit.jit.arch import Arch, get_arch
 from flashinfer_jit.jit.config import (
     CONFIG_TYPES,

@@ -12,6 +12,7 @@ from flashinfer_jit import env, masks, merge, ops, runtime, validation
 from flashinfer_jit.attention_options import (
     check_dtypes,
     check_logits_options,
+    mask_mode,
     scale_factor,
     softmax_scale,
 )
@@ -390,7 +391,7 @@ def _validate(
         head_dim_qk=head_dim_qk,
         head_dim_vo=head_dim_vo,
         group_size=group_size,
-        mask_mode="custom" if has_custom_mask else "causal" if causal else "none",
+        mask_mode=mask_mode(has_custom_mask, causal),
         position_encoding=logits.position_encoding,
         has_window=window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,

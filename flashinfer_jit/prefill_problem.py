@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from flashinfer_jit import kv_cache, merge, validation
-from flashinfer_jit.attention_options import LogitsOptions, check_dtypes, check_logits_options
+from flashinfer_jit.attention_options import LogitsOptions, check_dtypes, check_logits_options, mask_mode
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.config import AttentionConfig
@@ -217,7 +217,7 @@ def _resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
         head_dim_qk=options.head_dim_qk,
         head_dim_vo=head_dim_vo,
         group_size=group_size,
-        mask_mode="custom" if options.has_custom_mask else "causal" if options.causal else "none",
+        mask_mode=mask_mode(options.has_custom_mask, options.causal),
         kv_source=kv_source,
         position_encoding=logits.position_encoding,
         has_window=logits.window_left >= 0,

@@ -12,10 +12,10 @@ from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.config import (
     AppendPagedKvConfig,
     AttentionConfig,
-    BatchIndicesConfig,
     KernelConfig,
     MergeStatesConfig,
 )
+from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 
 
 @dataclass(frozen=True)

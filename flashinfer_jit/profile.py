@@ -23,20 +23,14 @@ from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.cache import SOURCE
 from flashinfer_jit.jit.compiler import inspect_library
+from flashinfer_jit.jit.config import FP8_DTYPES, OPERAND_DTYPES
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.jit.toolchain import find_toolchain
 from flashinfer_jit.runtime.base import Runtime
 from flashinfer_jit.tables import format_table
 
 LINE_FLAG = "-gline-tables-only"
-DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8_e4m3fn": torch.float8_e4m3fn,
-    "float8_e4m3fnuz": torch.float8_e4m3fnuz,
-    "float8_e5m2": torch.float8_e5m2,
-    "float8_e5m2fnuz": torch.float8_e5m2fnuz,
-}
+DTYPES = {name: getattr(torch, name) for name in (*OPERAND_DTYPES, *FP8_DTYPES)}
 # Beyond this the launch is sampled: some seconds of emulation on two cores.
 LARGEST_WHOLE_FLOPS, LARGEST_WHOLE_BYTES = 4e9, 256e6
 MOST_TENSOR_BYTES = 8 << 30

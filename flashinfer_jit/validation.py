@@ -12,23 +12,13 @@ import torch
 
 from flashinfer_jit import env, log
 from flashinfer_jit.errors import UnsupportedConfigError
+from flashinfer_jit.jit.config import DTYPE_SLUGS
 from flashinfer_jit.runtime.base import Runtime
 
 KV_LAYOUTS = ("NHD", "HND")
 POS_ENCODING_MODES = ("NONE", "ROPE_LLAMA", "ALIBI")
 BACKENDS = ("auto", "fa2", "aiter")
-DTYPE_NAMES: Mapping[torch.dtype, str] = {
-    dtype: str(dtype).removeprefix("torch.")
-    for dtype in (
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float8_e4m3fn,
-        torch.float8_e4m3fnuz,
-        torch.float8_e5m2,
-        torch.float8_e5m2fnuz,
-    )
-}
+DTYPE_NAMES: Mapping[torch.dtype, str] = {getattr(torch, name): name for name in DTYPE_SLUGS}
 # Rows of a head are read 16 bytes at a time, so each must start at a multiple of that.
 ROW_ALIGNMENT = 16
 # A tile of K or V is addressed by 32-bit byte offsets, and no tile has more tokens than 256.

@@ -380,18 +380,6 @@ class AppendPagedKvConfig(KernelConfig):
         return f"append_paged_kv-{DTYPE_SLUGS[self.dtype_in]}-d{dims}{cache}"
 
 
-@register_config
-@dataclass(frozen=True)
-class BatchIndicesConfig(KernelConfig):
-    """The kernel that says of every new token which request it belongs to, and at which position."""
-
-    kernel: ClassVar[str] = "batch_indices"
-
-    def slug(self) -> str:
-        """Return ``batch_indices``: there is one."""
-        return "batch_indices"
-
-
 def default_dtype_o(dtype_q: str, dtype_kv: str) -> str:
     """Return the dtype of the output if none is asked for: that of Q; for fp8 Q that of K and V, or else bfloat16."""
     return next((dtype for dtype in (dtype_q, dtype_kv) if dtype not in FP8_DTYPES), "bfloat16")

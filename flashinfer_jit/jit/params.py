@@ -265,18 +265,8 @@ APPEND_PAGED_KV = _table(
     ("v_factor", "float", "factor of v: the reciprocal of its scale"),
 )
 
-BATCH_INDICES = _table(
-    "batch_indices",
-    ("append_indptr", "const int32_t*", "[num_requests + 1]: where a request's new tokens begin"),
-    ("seq_lens", "const int32_t*", "[num_requests]: keys of a request, the new ones included"),
-    ("batch_indices", "int32_t*", "[num_tokens]: the request of each; -1 for tokens past the last"),
-    ("positions", "int32_t*", "[num_tokens]: where in its request; -1 likewise"),
-    ("num_requests", "int32_t", "requests"),
-    ("num_tokens", "int32_t", "tokens"),
-)
-
 TABLES: dict[str, ParamsTable] = {
-    table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES, APPEND_PAGED_KV, BATCH_INDICES)
+    table.name: table for table in (PREFILL, BATCH_PREFILL, DECODE, MERGE_STATES, APPEND_PAGED_KV)
 }
 
 

@@ -158,12 +158,11 @@ def _element_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     return (TileConfig(1, 0, 4, waves_per_simd=8),)
 
 
-# One entry per family of kernels.
+# One entry per family of kernels; a family with a module of its own (families/) adds itself.
 CANDIDATES: dict[str, Callable[[KernelConfig, Arch], tuple[TileConfig, ...]]] = {
     "attention": _attention_tiles,
     "merge_states": _merge_tiles,
     "append_paged_kv": _element_tiles,
-    "batch_indices": _element_tiles,
 }
 
 

@@ -17,7 +17,8 @@ from flashinfer_jit import (
 )
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import tiling
-from flashinfer_jit.jit.config import AppendPagedKvConfig, BatchIndicesConfig
+from flashinfer_jit.jit.config import AppendPagedKvConfig
+from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import TOLERANCES
 from support.decode_reference import decode_reference

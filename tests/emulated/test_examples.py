@@ -13,7 +13,8 @@ import torch
 import flashinfer_jit
 from flashinfer_jit import emulator
 from flashinfer_jit.jit import kernels, tiling
-from flashinfer_jit.jit.config import AppendPagedKvConfig, AttentionConfig, BatchIndicesConfig, MergeStatesConfig
+from flashinfer_jit.jit.config import AppendPagedKvConfig, AttentionConfig, MergeStatesConfig
+from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 

@@ -28,6 +28,7 @@ LAYERS = (
     ("jit.tiling",),
     ("jit.key",),
     ("jit.params", "jit.render"),
+    ("jit.families", "jit.families.batch_indices"),
     ("jit.toolchain",),
     ("jit.machine",),
     ("jit.lock", "jit.cache"),
