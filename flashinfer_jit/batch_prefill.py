@@ -514,7 +514,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
                 qo_starts=starts,
                 kv_lens=table.kv_end,
                 num_kv_rows=0,
-                max_page=self._max_page(table.max_page, paged_kv_indices, host_indptr),
+                max_page=table.max_page,
                 lists={
                     "qo_indptr": starts,
                     "paged_kv_indptr": host_indptr,

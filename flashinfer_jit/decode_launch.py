@@ -10,6 +10,7 @@ from flashinfer_jit.attention_options import LOG2_E
 from flashinfer_jit.backends import aiter_decode
 from flashinfer_jit.decode_plan import DecodeProblem
 from flashinfer_jit.head_scales import NO_SCALES, Scale
+from flashinfer_jit.index_guard import TableGuard
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.loader import Kernel
@@ -39,6 +40,8 @@ class DecodePlanMade:
         The largest page number in use, if it is known.
     aiter : BatchDecode or None
         How AITER does the batch, if it does.
+    guard : TableGuard or None
+        What checks the page table before a launch.
     has_scales : bool
         Whether ``params`` has scales that are tensors, those of the last run.
     """
@@ -50,6 +53,7 @@ class DecodePlanMade:
     merging: dict[str, torch.Tensor]
     max_page: int | None
     aiter: aiter_decode.BatchDecode | None
+    guard: TableGuard | None = None
     has_scales: bool = False
 
 
@@ -156,7 +160,9 @@ class DecodeLauncher:
             rope_frequency=logits.rope_frequency,
             rope_decay=logits.rope_decay,
         )
-        self._plan_made = DecodePlanMade(problem, work, params, tensors, merging, table.max_page, theirs)
+        on_device = (tensors["paged_kv_indptr"], tensors["paged_kv_indices"], tensors["paged_kv_last_page_len"])
+        guard = TableGuard.make(self._active, on_device, problem.page_size, table, logits.window_left >= 0)
+        self._plan_made = DecodePlanMade(problem, work, params, tensors, merging, table.max_page, theirs, guard)
 
     def _change_problem(self, plan: DecodePlanMade, problem: DecodeProblem) -> None:
         """Let the plan compute something else with the same list of work: nothing is copied to the device."""
@@ -219,6 +225,8 @@ class DecodeLauncher:
         if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
             self._check_inputs(plan, q, k, v)
             self._checked = seen
+        if plan.guard is not None and plan.guard.is_due():
+            plan.guard.check(min(k.shape[0], v.shape[0]))
         extra = None
         if self._variant is not None:
             self._variant.check_options(q_scale=q_scale, k_scale=k_scale)
@@ -339,12 +347,7 @@ class DecodeLauncher:
                 head_dim=problem.head_dim,
             )
         validation.check_rows("q", q)
-        num_pages = min(k.shape[0], v.shape[0])
-        if plan.max_page is not None and plan.max_page >= num_pages:
-            raise ValueError(
-                f"indices names page {plan.max_page}, and paged_kv_cache has {num_pages} pages: expected page numbers "
-                "below that"
-            )
+        page_table.check_max_page(plan.max_page, min(k.shape[0], v.shape[0]))
 
 
 def _check_sinks(sinks: torch.Tensor, num_qo_heads: int, device: torch.device) -> None:

@@ -183,7 +183,7 @@ BACKEND = EnvVar[str](
 )
 CHECK = EnvVar[frozenset[str]](
     PREFIX + "CHECK", "checks", "a comma-separated list of " + ", ".join(CHECKS), frozenset(), _choices(*CHECKS),
-    "checks to run on the emulator, beside the interval check that is always on",
+    "checks to run on the emulator, beside the interval check that is always on; indices: of page tables on a GPU too",
 )  # fmt: skip
 RECORD = EnvVar[Path | None](
     PREFIX + "RECORD", "checks", "a file", None, _path, "append every kernel used, for warmup --from-log"

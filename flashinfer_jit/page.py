@@ -1,6 +1,7 @@
 """The paged KV cache: appending keys and values, and the numbers that go with it."""
 
 import functools
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -131,7 +132,7 @@ def append_paged_kv_cache(
         head_dim]`` (HND), or a tuple of keys and values without the 2; of the dtype of the new keys, or of any fp8
         dtype, to which they are rounded (to nearest even, beyond the largest number to the largest).
     kv_indices, kv_indptr, kv_last_page_len : torch.Tensor
-        The page table, int32. Pages for the new tokens are in it already.
+        The page table, int32. Pages for the new tokens are in it already, and counted in ``kv_last_page_len``.
     kv_layout : str
         ``NHD`` or ``HND``.
     backend : str
@@ -144,8 +145,9 @@ def append_paged_kv_cache(
     Raises
     ------
     ValueError
-        For shapes, dtypes, strides and devices that do not fit, and for positions outside the page table where the
-        tensors are on the host, as on the emulated GPU.
+        For shapes, dtypes, strides and devices that do not fit. For a wrong page table and positions outside of it,
+        where the tensors are on the host, as on the emulated GPU; of those on a GPU with FLASHINFER_JIT_CHECK=indices,
+        which waits for the stream.
     KeyError
         For an unknown ``kv_layout`` or a cache that is no tensor or tuple.
     """
@@ -157,12 +159,11 @@ def append_paged_kv_cache(
         validation.check_tensor(name, tensor, ("nnz", "num_kv_heads", "head_dim"))
     if kv_layout == "HND":
         k_cache, v_cache = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
-    page_table.check_int32("kv_last_page_len", kv_last_page_len)
     _append(
         active,
         {"append_key": append_key, "append_value": append_value},
         {"k_cache": k_cache, "v_cache": v_cache},
-        (batch_indices, positions, kv_indptr, kv_indices),
+        (batch_indices, positions, kv_indptr, kv_indices, kv_last_page_len),
         (k_scale, v_scale),
         backend if is_for_aiter else None,
     )
@@ -202,12 +203,11 @@ def append_paged_mla_kv_cache(
         validation.check_tensor(name, tensor, ("nnz", "head_dim"))
     for name, tensor in (("ckv_cache", ckv_cache), ("kpe_cache", kpe_cache)):
         validation.check_tensor(name, tensor, ("num_pages", "page_size", "head_dim"))
-    page_table.check_int32("kv_last_page_len", kv_last_page_len)
     _append(
         active,
         {"append_ckv": append_ckv.unsqueeze(1), "append_kpe": append_kpe.unsqueeze(1)},
         {"ckv_cache": ckv_cache.unsqueeze(2), "kpe_cache": kpe_cache.unsqueeze(2)},
-        (batch_indices, positions, kv_indptr, kv_indices),
+        (batch_indices, positions, kv_indptr, kv_indices, kv_last_page_len),
         (None, None),
     )
 
@@ -216,7 +216,7 @@ def _append(
     active: runtime.Runtime,
     new: dict[str, torch.Tensor],
     caches: dict[str, torch.Tensor],
-    table: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    table: tuple[torch.Tensor, ...],
     scales: tuple[float | None, float | None],
     aiter_backend: str | None = None,
 ) -> None:
@@ -224,7 +224,7 @@ def _append(
 
     ``aiter_backend`` is the ``backend`` of a call for AITER.
     """
-    names = ("batch_indices", "positions", "kv_indptr", "kv_indices")
+    names = ("batch_indices", "positions", "kv_indptr", "kv_indices", "kv_last_page_len")
     for name, tensor in zip(names, table, strict=True):
         page_table.check_int32(name, tensor)
     validation.check_device(active, {**new, **caches, **dict(zip(names, table, strict=True))})
@@ -258,10 +258,11 @@ def _append(
         if scale is not None and k.dtype == k_cache.dtype:
             raise ValueError(f"{name}={scale!r} has no meaning: the cache has the dtype of {k_name} and is not scaled")
         factors.append(1.0 if scale is None else 1.0 / validation.check_scale(name, scale))
-    if table[0].device.type == "cpu":
-        _check_places(table, page_size, k_cache.shape[0])
+    on_host = [page_table.to_check(tensor) for tensor in table]
+    if all(tensor is not None for tensor in on_host):
+        _check_places(on_host, page_size, k_cache.shape[0])
     if aiter_backend is not None:
-        request, position, indptr, indices = table
+        request, position, indptr, indices = table[:4]
         if aiter_decode.append(aiter_backend, k, v, request, position, k_cache, v_cache, indices, indptr):
             return
     config = AppendPagedKvConfig(
@@ -276,7 +277,8 @@ def _append(
         raise ValueError(f"{k_name} has {k.numel()} elements: append at most {validation.INT32_MAX} at a time")
     kernel = kernels.get_kernel(_key(config, active.arch(k.device)), active)
     tensors: dict[str, Any] = {"k": k, "v": v, "k_cache": k_cache, "v_cache": v_cache}
-    tensors.update(zip(names, table, strict=True))
+    # The length of the last page is checked only: the kernel goes by positions.
+    tensors.update(zip(names[:4], table[:4], strict=True))
     params = kernel.params_type(
         **{name: tensor.data_ptr() for name, tensor in tensors.items()},
         k_stride_n=k.stride(0),
@@ -298,9 +300,10 @@ def _append(
     active.launch(kernel, params, tensors, None)
 
 
-def _check_places(table: tuple[torch.Tensor, ...], page_size: int, num_pages: int) -> None:
-    """Raise ValueError if a token goes to a place outside the page table or the cache."""
-    request, position, indptr, indices = (tensor.numpy() for tensor in table)
+def _check_places(table: Sequence[Any], page_size: int, num_pages: int) -> None:
+    """Raise ValueError for a page table that is wrong, and for a token that goes outside of it or of the cache."""
+    page_table.read(*table[2:], page_size)
+    request, position, indptr, indices = (tensor.numpy() for tensor in table[:4])
     used = request >= 0
     request, position = request[used], position[used]
     if not len(request):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flashinfer_jit import validation
+from flashinfer_jit import env, validation
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,30 @@ class HostTable:
     min_kv_len : numpy.ndarray
         ``[batch_size]`` int64: the least it can be.
     max_page : int or None
-        The largest page number in use; -1 for none, None if page numbers are on a GPU.
+        The largest page number in use; -1 for none, None if page numbers are on a GPU and not checked.
     """
 
     indptr: npt.NDArray[np.int32]
     kv_end: npt.NDArray[np.int64]
     min_kv_len: npt.NDArray[np.int64]
     max_page: int | None
+
+
+def checks_indices() -> bool:
+    """Return whether index tensors on a GPU are to be checked too: FLASHINFER_JIT_CHECK=indices."""
+    return "indices" in env.CHECK.get()
+
+
+def is_on_host(tensor: torch.Tensor) -> bool:
+    """Return whether reading ``tensor`` waits for nothing."""
+    return tensor.device.type == "cpu"
+
+
+def to_check(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return ``tensor`` on the host if its contents are to be checked; of one on a GPU that is a copy."""
+    if is_on_host(tensor):
+        return tensor
+    return tensor.cpu() if checks_indices() else None
 
 
 def read(
@@ -46,7 +63,7 @@ def read(
     ----------
     indptr, indices, last_page_len : torch.Tensor
         ``[batch_size + 1]``, ``[indptr[-1]]`` or longer, ``[batch_size]``, int32. Of tensors on a GPU only ``indptr``
-        is copied to the host, and only if ``indptr_host`` is not given.
+        is copied to the host, and only if ``indptr_host`` is not given; with FLASHINFER_JIT_CHECK=indices all are.
     page_size : int
         Tokens of a page.
     indptr_host : torch.Tensor, optional
@@ -64,13 +81,15 @@ def read(
     if indptr_host is not None:
         check_int32("indptr on the host", indptr_host)
     host = indptr if indptr_host is None else indptr_host
-    starts = host.numpy() if host.device.type == "cpu" else host.cpu().numpy()
+    starts = host.numpy() if is_on_host(host) else host.cpu().numpy()
     batch_size = last_page_len.shape[0]
     if len(starts) != batch_size + 1:
         raise ValueError(
             f"indptr has {len(starts)} elements and last_page_len {batch_size}: expected one more in indptr than there "
             "are requests"
         )
+    if indptr_host is not None and (device_starts := to_check(indptr)) is not None:
+        _check_same(device_starts.numpy(), starts)
     num_pages = starts[1:].astype(np.int64) - starts[:-1]
     if starts[0] < 0 or (batch_size and np.minimum.reduce(num_pages) < 0):
         request = int(np.argmax(num_pages < 0))
@@ -81,18 +100,39 @@ def read(
         raise ValueError(f"a request of {num_pages.max()} pages of {page_size} tokens has more than 2**31 - 1 keys")
 
     longest = num_pages * page_size
-    if last_page_len.device.type == "cpu":
-        longest = shortest = _lengths(num_pages, longest, last_page_len.numpy(), page_size)
-        if seq_lens is not None and seq_lens.device.type == "cpu":
-            given = seq_lens.reshape(-1).numpy()
-            if len(given) != batch_size or (given != longest).any():
-                raise ValueError("seq_lens does not agree with the lengths that indptr and last_page_len give")
+    shortest = lengths = None
+    last = to_check(last_page_len)
+    if last is not None:
+        lengths = _lengths(num_pages, longest, last.numpy(), page_size)
+        if seq_lens is not None and (given := to_check(seq_lens)) is not None:
+            _check_seq_lens(given, lengths)
+    if lengths is not None and is_on_host(last_page_len):
+        longest = shortest = lengths
     else:
+        # Lengths that are only checked do not change the plan.
         shortest = np.maximum(longest - (page_size - 1), 0)
-    max_page: int | None = None
-    if indices.device.type == "cpu":
-        max_page = _largest_page(indices.numpy(), int(starts[0]), int(starts[-1]))
+    pages = to_check(indices)
+    max_page = None if pages is None else _largest_page(pages.numpy(), int(starts[0]), int(starts[-1]))
     return HostTable(starts, longest, shortest, max_page)
+
+
+def check_max_page(max_page: int | None, num_pages: int) -> None:
+    """Raise ValueError if the largest page number in use, as far as it is known, is not in a cache of ``num_pages``."""
+    if max_page is not None and max_page >= num_pages:
+        raise ValueError(
+            f"indices names page {max_page}, and paged_kv_cache has {num_pages} pages: expected page numbers below that"
+        )
+
+
+def _check_same(device_starts: npt.NDArray[np.int32], starts: npt.NDArray[np.int32]) -> None:
+    if len(device_starts) != len(starts) or (device_starts != starts).any():
+        raise ValueError("indptr does not agree with its copy on the host")
+
+
+def _check_seq_lens(seq_lens: torch.Tensor, lengths: npt.NDArray[np.int64]) -> None:
+    given = seq_lens.reshape(-1).numpy()
+    if len(given) != len(lengths) or (given != lengths).any():
+        raise ValueError("seq_lens does not agree with the lengths that indptr and last_page_len give")
 
 
 def _lengths(

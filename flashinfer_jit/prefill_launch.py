@@ -64,6 +64,8 @@ class PrefillLauncher(PrefillPlanner):
         if seen != self._checked or (addresses[0] | addresses[1] | addresses[2]) & 15:
             self._check_inputs(plan, q, k, v)
             self._checked = seen
+        if plan.guard is not None and plan.guard.is_due():
+            plan.guard.check(min(k.shape[0], v.shape[0]))
         extra = None
         if self._variant is not None:
             self._variant.check_options(q_scale=q_scale, k_scale=k_scale)

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flashinfer_jit import batch_masks, env, ops, page_table, runtime, scheduler, validation
+from flashinfer_jit import batch_masks, ops, page_table, runtime, scheduler, validation
 from flashinfer_jit.backends import aiter, aiter_prefill
+from flashinfer_jit.index_guard import TableGuard
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.loader import Kernel
 from flashinfer_jit.plan_buffers import PlanBuffers, partial_rows
@@ -67,6 +68,8 @@ class PlanMade:
     disable_split_kv: bool
     num_tokens: int
     aiter: aiter_prefill.BatchPrefill | None
+    # What checks a page table before a launch.
+    guard: TableGuard | None = None
 
 
 class PrefillPlanner:
@@ -178,15 +181,6 @@ class PrefillPlanner:
                 f"{starts[request + 1]}"
             )
         return starts
-
-    def _max_page(self, known: int | None, indices: torch.Tensor, starts: Int32Array) -> int | None:
-        """Return the largest page number in use; of a table on a GPU only with FLASHINFER_JIT_CHECK=indices."""
-        if known is not None or "indices" not in env.CHECK.get():
-            return known
-        used = indices[starts[0] : starts[-1]].cpu()
-        if len(used) and int(used.min()) < 0:
-            raise ValueError(f"paged_kv_indices must not be negative: it holds {int(used.min())}")
-        return int(used.max()) if len(used) else -1
 
     def _plan(
         self,
@@ -351,6 +345,7 @@ class PrefillPlanner:
             disable_split_kv=disable_split_kv,
             num_tokens=num_tokens,
             aiter=theirs,
+            guard=self._guard(problem, batch, tensors),
         )
         self._checked = None
 
@@ -375,6 +370,14 @@ class PrefillPlanner:
             num_tokens=int(batch.qo_starts[-1]),
             aiter=theirs,
         )
+
+    def _guard(self, problem: PrefillProblem, batch: Batch, tensors: dict[str, torch.Tensor]) -> TableGuard | None:
+        if problem.page_size is None:
+            return None
+        names = ("paged_kv_indptr", "paged_kv_indices", "paged_kv_last_page_len")
+        table = page_table.HostTable(batch.lists[names[0]], batch.kv_lens, batch.kv_lens, batch.max_page)
+        on_device = tuple(tensors[name] for name in names)
+        return TableGuard.make(self._active, on_device, problem.page_size, table, problem.logits.window_left >= 0)
 
     def _graph_slots(self, problem: PrefillProblem, tile: tiling.TileConfig, batch_size: int) -> int:
         """Return the work items that a captured graph launches: the most tiles that there can be, and parts of them."""

@@ -469,6 +469,35 @@ def test_bad_runs_are_refused_by_name(monkeypatch, change, message):
         wrapper.run(q, [batch.cache])
 
 
+def test_tables_changed_after_plan_are_refused_by_name(monkeypatch):
+    case = CASES[0]
+    q, batch, _ = make(case, [20, 30])
+    buffers = [torch.zeros(n, dtype=torch.int32) for n in (3, 20, 2)]
+    workspaces = workspace()
+    for wrapper, indices, last_page_len in (
+        (BatchDecodeWithPagedKVCacheWrapper(workspaces), batch.indices, batch.last_page_len),
+        (CUDAGraphBatchDecodeWithPagedKVCacheWrapper(workspaces, *buffers), *buffers[1:]),
+    ):
+        wrapper.plan(*batch.table, *sizes(case), **plan_options(case))
+        expected = wrapper.run(q, batch.cache)
+        pages = indices[:2].tolist()
+        indices[:2] = indices[:2].flip(0)
+        assert not torch.equal(wrapper.run(q, batch.cache), expected)
+        for tensor, value, message in (
+            (indices, len(batch.cache), "indices names page"),
+            (last_page_len, 5, "the page table was changed after plan"),
+            (last_page_len, 17, r"last_page_len\[0\]=17"),
+        ):
+            old = int(tensor[0])
+            tensor[0] = value
+            with monkeypatch.context() as patch, pytest.raises(ValueError, match=message):
+                patch.setattr(type(flashinfer_jit.runtime.current()), "launch", None)
+                wrapper.run(q, batch.cache)
+            tensor[0] = old
+        indices[:2] = int32(*pages)
+        assert torch.equal(wrapper.run(q, batch.cache), expected)
+
+
 def test_bad_wrappers_are_refused_by_name():
     for arguments, error, message in (
         ({"kv_layout": "DHN"}, KeyError, "Invalid kv_layout"),

@@ -427,6 +427,19 @@ def test_results_are_written_where_told():
     assert torch.equal(lse, expected[1])
 
 
+def test_a_table_changed_after_plan_is_refused_by_name():
+    batch = make(PAGED)
+    wrapper = batch.wrapper()
+    batch.plan(wrapper)
+    o = batch.run(wrapper)
+    indices, page = batch.plan_args[2], int(batch.plan_args[2][0])
+    indices[0] = len(batch.caches[0])
+    with pytest.raises(ValueError, match="indices names page"):
+        batch.run(wrapper)
+    indices[0] = page
+    assert torch.equal(batch.run(wrapper), o)
+
+
 class _NoAllocation(torch.utils._python_dispatch.TorchDispatchMode):
     """Refuses operators that allocate; views do not."""
 

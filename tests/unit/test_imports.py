@@ -46,6 +46,7 @@ LAYERS = (
     ("decode_plan", "prefill_problem", "batch_masks"),
     ("backends", "backends.aiter_releases", "backends.aiter", "backends.aiter_prefill", "backends.aiter_decode"),
     ("page",),
+    ("index_guard",),
     ("prefill_plan",),
     ("prefill_launch", "decode_launch", "single_prefill", "states"),
     ("batch_decode", "batch_prefill"),
