@@ -502,7 +502,7 @@ def test_bad_wrappers_are_refused_by_name():
     for arguments, error, message in (
         ({"kv_layout": "DHN"}, KeyError, "Invalid kv_layout"),
         ({"backend": "fa9"}, ValueError, "backend='fa9'"),
-        ({"jit_args": ["x"]}, UnsupportedConfigError, "jit_args"),
+        ({"jit_args": ["x"]}, ValueError, "jit_args must be the 13 values"),
         ({"use_cuda_graph": True}, ValueError, "paged_kv_indptr_buffer must be a torch.Tensor"),
     ):
         with pytest.raises(error, match=message):
