@@ -668,7 +668,7 @@ def test_bad_wrappers():
         BatchPrefillWithPagedKVCacheWrapper(workspace, "NDH")
     with pytest.raises(ValueError, match="backend='fa3' is unknown"):
         BatchPrefillWithRaggedKVCacheWrapper(workspace, backend="fa3")
-    with pytest.raises(UnsupportedConfigError, match="jit_args"):
+    with pytest.raises(ValueError, match="jit_args must be the 13 values"):
         BatchPrefillWithRaggedKVCacheWrapper(workspace, jit_args=["x"])
     with pytest.raises(ValueError, match="kv_indptr_buf must be a torch.Tensor with use_cuda_graph=True, got NoneType"):
         BatchPrefillWithRaggedKVCacheWrapper(workspace, use_cuda_graph=True, qo_indptr_buf=int32([0, 0]))
