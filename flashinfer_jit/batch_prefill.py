@@ -270,7 +270,7 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
             ``[nnz_kv, num_kv_heads, head_dim]`` or, for HND, ``[num_kv_heads, nnz_kv, head_dim]``, with ``nnz_kv`` at
             least ``kv_indptr[-1]``.
         *args
-            Values of a custom variant's tensors, then of its scalars.
+            Values of a custom variant's tensors, then of its scalars; or the scales of fp8 ``q``, ``k`` and ``v``.
         q_scale, k_scale : float or torch.Tensor, optional
             Scales of quantised tensors; they multiply the softmax scale. A number, or a tensor of one element or one
             per head. Tensors on a GPU, and those per head, multiply ``q`` instead, without a wait but in its dtype.
@@ -304,8 +304,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         ValueError
             For tensors that do not fit the plan.
         """
-        if args or o_scale is not None:
-            self._refuse_run(args, o_scale=o_scale)
+        if o_scale is not None:
+            validation.refuse_given({"o_scale": o_scale})
         return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, args)
 
     def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -600,12 +600,10 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
         ValueError
             For tensors that do not fit the plan.
         """
-        if args or not (partial_state is kv_cache_sf is skip_softmax_threshold_scale_factor is None):
-            self._refuse_run(
-                args,
-                partial_state=partial_state,
-                kv_cache_sf=kv_cache_sf,
-                skip_softmax_threshold_scale_factor=skip_softmax_threshold_scale_factor,
+        if not (partial_state is kv_cache_sf is skip_softmax_threshold_scale_factor is None):
+            unbuilt = {"partial_state": partial_state, "kv_cache_sf": kv_cache_sf}
+            validation.refuse_given(
+                {**unbuilt, "skip_softmax_threshold_scale_factor": skip_softmax_threshold_scale_factor}
             )
         k, v = kv_cache.unpack(paged_kv_cache, self._kv_layout)
         return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, args)

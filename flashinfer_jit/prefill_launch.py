@@ -25,11 +25,6 @@ class PrefillLauncher(PrefillPlanner):
         """Call ``forward`` with ``return_lse=True``."""
         return self.forward(*args, **{**kwargs, "return_lse": True})  # type: ignore[attr-defined, no-any-return]
 
-    def _refuse_run(self, args: tuple[Any, ...], **arguments: Any) -> None:
-        if args and self._variant is None:
-            raise ValueError(f"run() got {len(args)} extra positional arguments, and the plan has no custom variant")
-        validation.refuse_given(arguments)
-
     def _run(
         self,
         q: torch.Tensor,
@@ -45,6 +40,8 @@ class PrefillLauncher(PrefillPlanner):
         sinks: torch.Tensor | None,
         args: tuple[Any, ...] = (),
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if args and self._variant is None:
+            q_scale, k_scale, v_scale = _positional_scales(q, args, (q_scale, k_scale, v_scale))
         if torch.compiler.is_compiling():
             if self._variant is not None:
                 validation.refuse("torch.compile", "a traced run() with a custom variant", "an eager one")
@@ -259,6 +256,18 @@ _batch_prefill = ops.define(
     _operator,
     ops.no_results,
 )
+
+
+def _positional_scales(q: torch.Tensor, args: tuple[Any, ...], scales: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the scales of fp8 queries, keys and values, which FlashInfer takes by position; args mean nothing else."""
+    if len(args) != len(scales) or q.dtype not in DTYPES_FP8:
+        raise ValueError(
+            f"run() got {len(args)} extra positional arguments, and the plan has no custom variant: expected none, or "
+            "the scales of q, k and v if q is fp8"
+        )
+    if any(scale is not None for scale in scales):
+        raise ValueError("run() got the scales of q, k and v by position, and some of them by name too")
+    return args
 
 
 def _scale(name: str, scale: Any, problem: PrefillProblem, q: torch.Tensor) -> tuple[float, torch.Tensor | None]:

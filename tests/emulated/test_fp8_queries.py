@@ -132,6 +132,12 @@ def test_batches_with_pages():
     q = make((E4M3, BF16), 25, 1, 8)[0]
     o, lse = wrapper.run(q, batch.cache, q_scale=torch.tensor(0.5), v_scale=2.0, return_lse=True)
     assert o.dtype == F32
+    # FlashInfer's form for fp8: the scales of q, k and v by position.
+    assert torch.equal(wrapper.run(q, batch.cache, torch.tensor([0.5]), torch.tensor([1.0]), 2.0), o)
+    with pytest.raises(ValueError, match="by position, and some of them by name"):
+        wrapper.run(q, batch.cache, 0.5, 1.0, 2.0, q_scale=0.5)
+    with pytest.raises(ValueError, match="2 extra positional arguments"):
+        wrapper.run(q, batch.cache, 0.5, 1.0)
     for i, (first, end) in enumerate(((0, 20), (20, 25))):
         k, v = batch.keys[i], batch.values[i]
         reference_o, reference_lse = attention_reference(q[first:end], k, v, causal=True, sm_scale=0.5 / 8)
