@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flashinfer_jit import errors as errors
     from flashinfer_jit import jit as jit
     from flashinfer_jit import page as page
+    from flashinfer_jit import pod as pod
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import quantization as quantization
     from flashinfer_jit import runtime as runtime
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from flashinfer_jit.page import append_paged_mla_kv_cache as append_paged_mla_kv_cache
     from flashinfer_jit.page import get_batch_indices_positions as get_batch_indices_positions
     from flashinfer_jit.page import get_seq_lens as get_seq_lens
+    from flashinfer_jit.pod import BatchPODWithPagedKVCacheWrapper as BatchPODWithPagedKVCacheWrapper
+    from flashinfer_jit.pod import PODWithPagedKVCacheWrapper as PODWithPagedKVCacheWrapper
     from flashinfer_jit.prefill import single_prefill_with_kv_cache as single_prefill_with_kv_cache
     from flashinfer_jit.prefill import (
         single_prefill_with_kv_cache_return_lse as single_prefill_with_kv_cache_return_lse,
@@ -102,7 +105,10 @@ _EXPORTS = {
     "merge_states": "cascade",
     "on_compile": "jit.kernels",
     "packbits": "quantization",
+    "BatchPODWithPagedKVCacheWrapper": "pod",
+    "PODWithPagedKVCacheWrapper": "pod",
     "page": "page",
+    "pod": "pod",
     "prefill": "prefill",
     "quantization": "quantization",
     "runtime": "runtime",
