@@ -444,7 +444,7 @@ def _load() -> tuple[aiter_releases.Release, dict[str, Callable[..., Any]]] | st
     functions = {}
     for name, recorded in release.functions.items():
         found = getattr(module, name, None)
-        actual = None if found is None else signature_text(found)
+        actual = None if found is None else signature_text(found, name)
         if found is None or actual != recorded:
             return (
                 f"aiter.{name} is not that of AITER {release.name}: expected ({recorded}), got "
@@ -465,9 +465,23 @@ def installed_versions() -> list[tuple[str, str]]:
     return found
 
 
-def signature_text(called: Callable[..., Any]) -> str:
-    """Return parameters and defaults of a function as ``aiter_releases`` has them."""
-    parameters = inspect.signature(called).parameters.values()
+def signature_text(called: Callable[..., Any], name: str) -> str:
+    """Return parameters and defaults of the function ``aiter.name`` as ``aiter_releases`` has them.
+
+    AITER's decorator of compiled functions hides their parameters, but registers each as an operator of the same name.
+    """
+    text = _parameter_text(inspect.signature(called))
+    if text == "*args, **kwargs" and hasattr(torch.ops.aiter, name):
+        arguments = getattr(torch.ops.aiter, name).default._schema.arguments
+        kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        defaults = [x.default_value if x.has_default_value() else none for x in arguments]
+        parameters = [inspect.Parameter(x.name, kind, default=y) for x, y in zip(arguments, defaults, strict=True)]
+        text = _parameter_text(inspect.Signature(parameters))
+    return text
+
+
+def _parameter_text(signature: inspect.Signature) -> str:
+    parameters = signature.parameters.values()
     return ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in parameters)
 
 
@@ -498,7 +512,7 @@ def main() -> None:
         print("unknown" if release is None else f"known: {release.name}, from {release.source}")
         module = importlib.import_module("aiter")
         for name in OPERATIONS.values():
-            print(f"{name}({signature_text(getattr(module, name))})" if hasattr(module, name) else f"no {name}")
+            print(f"{name}({signature_text(getattr(module, name), name)})" if hasattr(module, name) else f"no {name}")
 
 
 if __name__ == "__main__":

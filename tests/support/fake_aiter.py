@@ -143,10 +143,26 @@ IMPLEMENTATIONS = {
 }
 
 
+# AITER registers these as operators, with parameters of these types, and exports functions without a signature.
+OPERATORS = {
+    "reshape_and_cache_flash": "(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
+    "Tensor slot_mapping, str kv_cache_dtype, Tensor k_scale, Tensor v_scale) -> ()"
+}
+_library = torch.library.Library("aiter", "FRAGMENT")
+for _name, _schema in OPERATORS.items():
+    _library.define(_name + _schema)
+
+
 def make_function(name, signature, calls):
+    """Return a function that records its calls and has this signature."""
     scope = {"run": lambda a: (calls.append((name, a)), IMPLEMENTATIONS[name](a))[1]}
     exec(f"def {name}({signature}): return run(locals())", scope)
     return scope[name]
+
+
+def as_operator(function):
+    """Hide the signature, as AITER's decorator does."""
+    return lambda *args, **kwargs: function(*args, **kwargs)
 
 
 def version_of(release):
@@ -158,7 +174,8 @@ def install(monkeypatch, release):
     calls = []
     module = types.ModuleType("aiter")
     for name, signature in release.functions.items():
-        setattr(module, name, make_function(name, signature, calls))
+        function = make_function(name, signature, calls)
+        setattr(module, name, as_operator(function) if name in OPERATORS else function)
     monkeypatch.setitem(sys.modules, "aiter", module)
     install_version(monkeypatch, version_of(release))
     monkeypatch.setattr(aiter, "DEVICE_TYPE", "cpu")

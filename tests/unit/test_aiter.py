@@ -625,6 +625,16 @@ class TestReleases:
         assert "aiter.flash_attn_func is not that of AITER 0.1.7.post2.dev18: expected (q, k, v, dropout_p=0.0" in said
         assert f"got {'nothing' if signature is None else f'({signature})'}: reinstall it" in said
 
+    def test_operators_have_the_signature_of_their_schema(self, monkeypatch):
+        fake_aiter.install(monkeypatch, WHEEL)
+        name, hidden = "reshape_and_cache_flash", sys.modules["aiter"].reshape_and_cache_flash
+        assert aiter.signature_text(hidden, name) == WHEEL.functions[name]
+        assert aiter.signature_text(hidden, "an_operator_that_is_not_there") == "*args, **kwargs"
+        library = torch.library.Library("aiter", "FRAGMENT")
+        library.define("with_defaults(Tensor key, str kv_cache_dtype, Tensor? k_scale=None, int kv_layout=-1) -> ()")
+        expected = "key, kv_cache_dtype, k_scale=None, kv_layout=-1"
+        assert aiter.signature_text(hidden, "with_defaults") == expected
+
     def test_functions_that_were_not_read(self, only_aiter, monkeypatch):
         fake_aiter.install(monkeypatch, RELEASES["ROCm/aiter 0056982d17eb"])
         said = self.refusal()
@@ -652,4 +662,4 @@ def test_signatures_are_signatures():
         assert set(release.functions) <= set(aiter.OPERATIONS.values())
         assert len(release.commit) in (0, 40)
         for name, text in release.functions.items():
-            assert aiter.signature_text(fake_aiter.make_function(name, text, [])) == text
+            assert aiter.signature_text(fake_aiter.make_function(name, text, []), name) == text
