@@ -16,6 +16,7 @@ import support_matrix  # noqa: E402
 
 import flashinfer_jit  # noqa: E402
 from flashinfer_jit import env, presets  # noqa: E402
+from flashinfer_jit.backends import aiter, aiter_releases  # noqa: E402
 from flashinfer_jit.jit import cache, inventory  # noqa: E402
 
 NOTE = "<!-- Written by docs/generate.py (make docs): change the code, not this file. -->\n"
@@ -222,7 +223,87 @@ def readme() -> str:
     return f"{before}{BEGIN}```cpp\n{excerpt}```\n{END}{after}"
 
 
-PAGES = {"../README.md": readme, "environment.md": environment, "presets.md": models, "api.md": api}
+def aiter_page() -> str:
+    """Return what AITER honours, and which AITER is known."""
+    mappings = ["| operation | function | what is mapped |", "|---|---|---|"]
+    for (name, what), function in zip(AITER_MAPPINGS.items(), aiter.OPERATIONS.values(), strict=True):
+        mappings.append(f"| `{name}` | `aiter.{function}` | {what} |")
+    lines = [AITER_HEAD.format(note=NOTE, mappings="\n".join(mappings))]
+    header = "| AITER needs | " + " | ".join(aiter.OPERATIONS) + " |"
+    for title, rules in (("when it is planned", aiter.CALL_RULES), ("when it runs", aiter.RUN_RULES)):
+        lines += [f"Of a call, {title}:", "", header, "|---|" + "---|" * len(aiter.OPERATIONS)]
+        for rule in rules:
+            marks = ["●" if operation in rule.operations else "" for operation in aiter.OPERATIONS]
+            lines.append(f"| {rule.needs} | {' | '.join(marks)} |")
+        lines.append("")
+    lines += [AITER_RELEASES]
+    for release in aiter_releases.RELEASES:
+        names = ", ".join(f"`{name}`" for name in release.functions)
+        lines.append(f"| {release.name} | {names} | {release.source} |")
+    return "\n".join([*lines, ""])
+
+
+# In the order of aiter.OPERATIONS.
+AITER_MAPPINGS = {
+    "single_prefill_with_kv_cache": "a batch of one; HND is a transposed view",
+    "BatchPrefillWithRaggedKVCacheWrapper": "int32 indptr arrays; the longest lengths as numbers",
+    "BatchPrefillWithPagedKVCacheWrapper": "pages of one token; larger ones are listed token by token in `plan()`",
+    "BatchDecodeWithPagedKVCacheWrapper": "a dense block table and context lengths; partial results in "
+    "`float_workspace_buffer`",
+    "append_paged_kv_cache": "int64 slots, computed on the device at every call",
+}
+AITER_HEAD = """\
+# AITER behind FlashInfer's arguments
+
+{note}
+**None of this has run on hardware, and no AITER has run at all.** The rules and mappings were read from the sources of
+the releases below; tests hold them against stand-ins with those releases' signatures, which compute in PyTorch what the
+sources compute (`tests/unit/test_aiter.py`). AITER is not a dependency of this package.
+
+`backend="aiter"` calls AITER's Python functions instead of this package's kernels:
+
+{mappings}
+
+Its log-sum-exps are natural and ordered by heads: they are multiplied by log2(e) and transposed. `window_left` is the
+left one of its two windows (of decode, `sliding_window = window_left + 1`), a causal mask its right window of 0; scales
+of q and k multiply `softmax_scale`, that of v the output, in the output's dtype. Gradients are off.
+
+By the argument, what AITER would ignore or do otherwise is refused with the rule that it breaks. With
+`FLASHINFER_JIT_BACKEND=aiter` and `backend="auto"` AITER does what it honours and this package's kernels, which are
+planned too, do the rest: a warning says why, once for each reason. `single_decode_with_kv_cache` and the functions for
+latent caches have no function there. Wrappers show in `_backend` which of the two a plan is for.
+
+`plan()` copies its lists to the GPU and, as without AITER, copies index tensors of paged prefill that are on the GPU to
+the host; for AITER nothing more is. `run()` copies nothing to the host. With pages of more than one token, the first
+run with caches of a form computes the list of tokens on the GPU. AITER allocates as it likes, compiles its kernels when
+they are first used, and its kernels read whole tiles: unlike with this package's kernels, slots past the end of a
+request in its last page have to hold finite numbers.
+
+## Rules
+
+Generated from `flashinfer_jit/backends/aiter.py`; ● marks the operations for which a rule holds.
+"""
+
+AITER_RELEASES = """\
+## Releases
+
+The installed version (distribution `amd-aiter` or `aiter`) has to be one of these: a release by its version, a build
+from sources by the commit in its version (`+g` and its digits). Before the first call the functions' parameters and
+defaults are compared with those recorded in `flashinfer_jit/backends/aiter_releases.py`. Anything else is refused by
+name. To use another release: `python -m flashinfer_jit.backends.aiter` prints its signatures; read what its functions
+do with the arguments above, and add it to that file.
+
+| AITER | functions that were read | where |
+|---|---|---|"""
+
+
+PAGES = {
+    "../README.md": readme,
+    "environment.md": environment,
+    "presets.md": models,
+    "api.md": api,
+    "aiter.md": aiter_page,
+}
 
 
 def main() -> int:

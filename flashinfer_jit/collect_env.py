@@ -29,6 +29,7 @@ PACKAGES = (
     "ziglang",
     "flashinfer-python",
     "amd-flashinfer",
+    "amd-aiter",
     "aiter",
 )
 LIBRARY_FOLDERS = ("/opt/rocm/lib", "/opt/rocm/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/local/lib")

@@ -179,7 +179,7 @@ BACKEND = EnvVar[str](
     "auto, fa2 or aiter",
     "auto",
     _choice("auto", "fa2", "aiter"),
-    'what backend="auto" means',
+    'what backend="auto" means; `aiter`: AITER where it honours every argument (docs/aiter.md)',
 )
 CHECK = EnvVar[frozenset[str]](
     PREFIX + "CHECK", "checks", "a comma-separated list of " + ", ".join(CHECKS), frozenset(), _choices(*CHECKS),

@@ -21,7 +21,7 @@ def _generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["../README.md", "environment.md", "presets.md", "api.md"])
+@pytest.mark.parametrize("name", ["../README.md", "environment.md", "presets.md", "api.md", "aiter.md"])
 def test_generated_pages_are_current(name) -> None:
     assert _generator().is_current(name), f"docs/{name} does not say what the code says now: run make docs"
 
