@@ -18,11 +18,13 @@ from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels, params
 from flashinfer_jit.jit.arch import GFX942
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
+from flashinfer_jit.variants import AttentionVariant
 from support import fake_aiter, paged
 
 F16, BF16 = torch.float16, torch.bfloat16
 RELEASES = {release.name: release for release in aiter_releases.RELEASES}
 WHEEL = RELEASES["0.1.7.post2.dev18"]
+VARIANT = AttentionVariant("half", logits_transform="return logits * 0.5f;")
 
 
 class Cpu:
@@ -362,6 +364,8 @@ DECODE_GRAPH = {
         (aiter.RAGGED, {"custom_mask": torch.ones(105, dtype=torch.bool)}, "there is a custom mask"),
         (aiter.RAGGED, {"pos_encoding_mode": "ROPE_LLAMA"}, "pos_encoding_mode='ROPE_LLAMA'"),
         (aiter.RAGGED, {"logits_soft_cap": 3.0}, "logits_soft_cap=3.0"),
+        (aiter.RAGGED, {"wrapper": {"variant": VARIANT}}, "there is a custom variant"),
+        (aiter.DECODE, {"wrapper": {"variant": VARIANT}}, "there is a custom variant"),
         (aiter.RAGGED, {"fixed_split_size": 64}, "splits by rules of its own"),
         (aiter.RAGGED, {"causal": True, "lengths": ((5, 4),)}, "some queries see none"),
         (aiter.PAGED, {"wrapper": {"kv_layout": "HND"}}, "kv_layout='HND' with page_size=16"),
@@ -399,6 +403,7 @@ def test_plans_that_it_would_not_honour_are_refused(only_aiter, monkeypatch, ope
         ({"pos_encoding_mode": "ALIBI"}, "pos_encoding_mode='ALIBI'"),
         ({"window_left": 0}, "window_left=0"),
         ({"kv_len": 0}, "there are no keys"),
+        ({"variant": VARIANT}, "there is a custom variant"),
     ],
 )
 def test_single_calls_that_it_would_not_honour_are_refused(only_aiter, monkeypatch, changes, reason):
