@@ -185,10 +185,9 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         if window_right != 0:
             validation.refuse("window_right", window_right, "0")
         page_table.check_int32("last_page_len", last_page_len)
-        find, can_split = find_problem, True
+        find = find_problem
         if self._variant is not None:
-            self._variant.check_split(fixed_split_size)
-            find, can_split = functools.partial(find_variant_problem, self._variant), self._variant.variant.can_split
+            find = functools.partial(find_variant_problem, self._variant)
             o_data_type = self._variant.dtype_o if o_data_type is None else o_data_type
         dtypes = resolve_dtypes(q_data_type, kv_data_type, data_type, o_data_type)
         arch = self._active.arch(self._buffers.device)
@@ -210,7 +209,7 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
                     f"The batch size is fixed with use_cuda_graph=True: expected {self._fixed_batch_size}, got "
                     f"{problem.batch_size}"
                 )
-        split = SplitOptions(fixed_split_size, disable_split_kv or not can_split, batch_invariant)
+        split = SplitOptions(fixed_split_size, disable_split_kv, batch_invariant)
         theirs = aiter_decode.batch(
             self._requested_backend,
             problem,

@@ -197,6 +197,7 @@ def single_decode_with_kv_cache(
     extra = None
     if problem.variant is not None or variant_args:
         factors = {"sm_scale": sm_scale, "q_scale": q_scale, "k_scale": k_scale}
+        factors |= {"v_scale": v_scale} if isinstance(v_scale, torch.Tensor) else {}
         extra = bind_call(problem.variant, variant_args, q.device, problem.num_qo_heads, return_lse, **factors)
     return _run(active, problem, q, k, v, scale, scales, return_lse, extra)
 
@@ -293,14 +294,10 @@ def _validate(
     tile = tiling.smallest_holding(tiling.candidates(config, arch), group_size)
     return _Problem(
         key=KernelKey(config, tile, arch),
-        merge_key=merge.merge_key(arch, "float32", dtype_o, v.shape[2]),
+        merge_key=merge.partials_key(arch, config),
         logits=logits,
         dtype_o=dtypes[2],
-        max_parts=(
-            1
-            if bound is not None and not bound.variant.can_split
-            else tiling.concurrent_parts(arch, tile, group_size, num_kv_heads)
-        ),
+        max_parts=tiling.concurrent_parts(arch, tile, group_size, num_kv_heads),
         num_qo_heads=num_qo_heads,
         num_kv_heads=num_kv_heads,
         head_dim_vo=v.shape[2],
@@ -405,6 +402,7 @@ def _run(
             num_rows=1,
             num_states=parts,
             output_scale=scales.output,
+            attention=(params, tensors),
         )
     return o if lse is None else (o, lse)
 

@@ -183,7 +183,7 @@ class DecodeLauncher:
             config = replace(problem.config, has_sinks=has_sinks)
             arch = self._active.arch(self._buffers.device)
             kernel = kernels.get_kernel(KernelKey(config, problem.tile, arch), self._active)
-            merging = merge.merge_key(arch, "float32", config.dtype_o, problem.head_dim, has_sinks)
+            merging = merge.partials_key(arch, problem.config, has_sinks)
             found = self._kernels[has_sinks] = (kernel, merging)
         return found
 
@@ -229,7 +229,9 @@ class DecodeLauncher:
             plan.guard.check(min(k.shape[0], v.shape[0]))
         extra = None
         if self._variant is not None:
-            self._variant.check_options(q_scale=q_scale, k_scale=k_scale)
+            # The kernel applies scales that are tensors to parts of requests: before an output transform of a text.
+            tensor = v_scale if isinstance(v_scale, torch.Tensor) else None
+            self._variant.check_options(q_scale=q_scale, k_scale=k_scale, v_scale=tensor)
             self._variant.check_lse(return_lse)
             extra = self._variant.bind(args, q.device, problem.num_qo_heads, {})
         scales = NO_SCALES
@@ -285,6 +287,7 @@ class DecodeLauncher:
                     num_rows=len(plan.work.merge_rows),
                     output_scale=scales.output,
                     sinks=sinks,
+                    attention=(params, tensors),
                     **plan.merging,
                 )
         return out if lse is None else (out, lse)

@@ -1,15 +1,17 @@
 """Launching the kernel that merges attention states; what the states mean is explained in its template."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
-from flashinfer_jit.jit.config import MergeStatesConfig
+from flashinfer_jit.jit.config import AttentionConfig, MergeStatesConfig, MergeVariantConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.runtime.base import Runtime
+from flashinfer_jit.variants import variant_from_json
 
 
 @functools.cache
@@ -31,6 +33,16 @@ def merge_key(arch: Arch, dtype_in: str, dtype_out: str, head_dim: int, has_sink
     return KernelKey(config, tiling.candidates(config, arch)[0], arch)
 
 
+@functools.cache
+def partials_key(arch: Arch, config: AttentionConfig, has_sinks: bool = False) -> KernelKey:
+    """Return the key of the kernel that merges the parts that an attention kernel leaves of split keys."""
+    if config.variant is None or variant_from_json(config.variant).has_plain_merge:
+        return merge_key(arch, "float32", config.dtype_o, config.head_dim_vo, has_sinks)
+    sizes = (config.head_dim_vo, config.group_size)
+    merging = MergeVariantConfig(config.variant, config.dtype_o, *sizes, config.phase, config.kv_source, has_sinks)
+    return KernelKey(merging, tiling.candidates(merging, arch)[0], arch)
+
+
 def merge_partials(
     active: Runtime,
     key: KernelKey,
@@ -45,6 +57,7 @@ def merge_partials(
     indptr: torch.Tensor | None = None,
     output_rows: torch.Tensor | None = None,
     sinks: torch.Tensor | None = None,
+    attention: tuple[Any, Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Merge rows of partial results that a kernel with split keys has left.
 
@@ -68,6 +81,8 @@ def merge_partials(
         ``[num_rows + 1]`` and ``[num_rows]`` int32: the partial rows of each row to make, and where it goes.
     sinks : torch.Tensor, optional
         ``[num_heads]`` float32.
+    attention : tuple, optional
+        Parameters and tensors of the attention kernel's launch: those that a variant needs are taken from them.
     """
     num_heads, head_dim = partial_o.shape[1:]
     kernel = kernels.get_kernel(key, active)
@@ -86,4 +101,13 @@ def merge_partials(
         num_heads=num_heads,
         output_scale=output_scale,
     )
+    if attention is not None and isinstance(key.config, MergeVariantConfig):
+        source, source_tensors = attention
+        for name, _, _ in key.config.extra_params:
+            if name in source_tensors:
+                tensors[name] = source_tensors[name]
+            if name == "num_requests":
+                params.num_requests = len(source_tensors["qo_indptr"]) - 1 if key.config.finds_requests else 0
+            elif hasattr(source, name):
+                setattr(params, name, getattr(source, name))
     active.launch(kernel, params, tensors, None)

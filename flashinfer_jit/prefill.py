@@ -425,7 +425,7 @@ def _validate(
         arch=arch,
         tiles=tiles,
         keys=tuple(KernelKey(config, tile, arch) for tile in tiles),
-        merge_key=merge.merge_key(arch, "float32", dtype_o, head_dim_vo),
+        merge_key=merge.partials_key(arch, config),
         logits=logits,
         dtype_o=dtypes[2],
         num_qo_heads=q.shape[1],

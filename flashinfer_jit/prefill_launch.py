@@ -131,7 +131,8 @@ class PrefillLauncher(PrefillPlanner):
                 kernel = kernels.get_kernel(problem.kernel_key(plan.tile, True), self._active)
             self._active.launch(kernel, params, tensors, None)
             if plan.has_merge:
-                self._merge(plan, problem.merge_key(sinks is not None), out, lse, sinks, output_scale)
+                key = problem.merge_key(sinks is not None)
+                self._merge(plan, key, tensors, out, lse, sinks, output_scale)
         if output_factor is not None:
             out.mul_(output_factor.to(out.dtype))
         return out if lse is None else (out, lse)
@@ -172,6 +173,7 @@ class PrefillLauncher(PrefillPlanner):
         self,
         plan: PlanMade,
         key: KernelKey,
+        tensors: dict[str, torch.Tensor],
         out: torch.Tensor,
         lse: torch.Tensor | None,
         sinks: torch.Tensor | None,
@@ -189,6 +191,7 @@ class PrefillLauncher(PrefillPlanner):
             indptr=self._merging["merge_indptr"],
             output_rows=self._merging["merge_rows"],
             sinks=sinks,
+            attention=(plan.params, tensors),
         )
 
     def _check_inputs(self, plan: PlanMade, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

@@ -195,7 +195,6 @@ class PrefillPlanner:
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         _check_lengths(qo_lens, batch.kv_lens, **lengths)
         if self._variant is not None:
-            self._variant.check_split(fixed_split_size)
             options = complete(options, self._variant)
         problem = resolve(options, self._active.arch(self._buffers.device))
         if self._variant is not None:
@@ -240,7 +239,6 @@ class PrefillPlanner:
         qo_lens = np.diff(batch.qo_starts).astype(np.int64)
         num_tokens = int(batch.qo_starts[-1])
         config = problem.config
-        never_split = disable_split_kv or (self._variant is not None and not self._variant.variant.can_split)
         num_heads, head_dim_vo = problem.num_qo_heads, config.head_dim_vo
         theirs = aiter_prefill.batch(
             self._requested_backend,
@@ -282,7 +280,7 @@ class PrefillPlanner:
             causal=problem.is_causal,
             window_left=problem.logits.window_left,
             fixed_split_size=fixed_split_size,
-            disable_split_kv=never_split,
+            disable_split_kv=disable_split_kv,
             max_partial_rows=max_rows,
             graph_slots=slots,
         )
@@ -293,7 +291,7 @@ class PrefillPlanner:
         if self._use_cuda_graph:
             lists["num_work_items_ptr"] = np.array([work.num_work_items], dtype=np.int32)
             # A captured graph keeps its grid, so it merges whatever a later plan may split.
-            has_merge = not never_split and max_rows > 1
+            has_merge = not disable_split_kv and max_rows > 1
             merge_rows, merge_indptr = _pad_merge(work, min(self._max_total_num_rows or 0, max_rows // 2))
         if has_merge:
             lists["merge_indptr"], lists["merge_rows"] = merge_indptr, merge_rows

@@ -136,7 +136,7 @@ class PrefillProblem:
 
     def merge_key(self, has_sinks: bool) -> KernelKey:
         """Return the key of the kernel that merges parts of requests."""
-        return merge.merge_key(self.arch, "float32", self.config.dtype_o, self.config.head_dim_vo, has_sinks)
+        return merge.partials_key(self.arch, self.config, has_sinks)
 
 
 @functools.lru_cache(maxsize=1024)

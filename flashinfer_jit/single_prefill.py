@@ -154,6 +154,7 @@ def launch(
             num_rows=qo_len,
             num_states=num_chunks,
             output_scale=output_scale,
+            attention=(params, tensors),
         )
     return o if lse is None else (o, lse)
 
@@ -167,8 +168,7 @@ def _split(
     max_parts = problem.arch.num_cus * blocks_per_cu // num_tiles
     window = problem.logits.window_left
     # Chunks are counted from key 0: those that a window hides from every query would only cost partial results.
-    is_whole = problem.variant is not None and not problem.variant.variant.can_split
-    if is_whole or max_parts < 2 or 0 <= window < kv_len - qo_len:
+    if max_parts < 2 or 0 <= window < kv_len - qo_len:
         return 1, kv_len
     chunk_len = -(-scheduler.split_one(kv_len, max_parts)[1] // tile.block_kv) * tile.block_kv
     num_chunks = -(-kv_len // chunk_len)

@@ -93,14 +93,6 @@ class VariantBinding:
                         "extra scalar that its text reads"
                     )
 
-    def check_split(self, fixed_split_size: Any) -> None:
-        """Raise UnsupportedConfigError for keys that are to be split where the variant needs them all at once."""
-        if fixed_split_size not in (None, -1) and not self.variant.can_split:
-            raise UnsupportedConfigError(
-                f"fixed_split_size is not supported with variant {self.variant.name}: expected "
-                "None, for it has an output transform, or no softmax, and needs all keys at once"
-            )
-
     def check_lse(self, is_wanted: Any) -> None:
         """Raise UnsupportedConfigError if a log-sum-exp is wanted of weights that are no softmax."""
         if is_wanted and not self.variant.use_softmax:

@@ -82,8 +82,8 @@ class AttentionVariant:
     logits_mask : str
         Returns whether ``qo_idx`` sees ``kv_idx``, in force beside the other masks. Empty for no mask.
     output_transform : str
-        Returns the output for ``float output``, the element of the result in column ``column``. It needs all keys at
-        once: keys are not split with it. Empty for no change.
+        Returns the output for ``float output``, the element of the result in column ``column``; of split keys, when
+        parts are merged. Empty for no change.
     tensors : tuple of (str, str)
         Names and torch dtype names; a tensor is a pointer to its first element.
     scalars : tuple of (str, str)
@@ -95,7 +95,7 @@ class AttentionVariant:
         to the dtype of the queries again. Empty for no change.
     use_softmax : bool
         Whether weights are the softmax of the logits. If not, they are the logits, ``o`` is the sum of the values with
-        these weights, there is no log-sum-exp, and keys are not split.
+        these weights, and there is no log-sum-exp.
     struct : str
         FlashInfer's text instead of bodies: a C++ struct called ``name``. See ``from_flashinfer``.
 
@@ -203,8 +203,8 @@ class AttentionVariant:
         return frozenset(_IDENTIFIER.findall(_COMMENT.sub(" ", self.struct)))
 
     @property
-    def can_split(self) -> bool:
-        """Whether keys may be split: merging parts knows neither output transforms nor sums without a softmax."""
+    def has_plain_merge(self) -> bool:
+        """Whether parts of split keys merge as without a variant: neither transformed nor summed without a softmax."""
         return self.use_softmax and not self.has_output_transform
 
     @property

@@ -324,11 +324,99 @@ class MergeStatesConfig(KernelConfig):
                 f"head_dim={self.head_dim!r} is not allowed: expected 1 to {MAX_MERGED_HEAD_DIM}"
             )
 
+    def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
+        """Return that there is no variant."""
+        return {"variant": None}
+
     def slug(self) -> str:
         """Return for example ``merge_states-f32-d128-o_bf16``."""
         out = "" if self.dtype_out == self.dtype_in else f"-o_{DTYPE_SLUGS[self.dtype_out]}"
         sinks = "-sinks" if self.has_sinks else ""
         return f"merge_states-{DTYPE_SLUGS[self.dtype_in]}-d{self.head_dim}{out}{sinks}"
+
+
+@register_config
+@dataclass(frozen=True)
+class MergeVariantConfig(KernelConfig):
+    """The kernel that merges parts of requests whose variant transforms outputs, or has no softmax.
+
+    Attributes
+    ----------
+    variant : str
+        The variant, as :class:`AttentionConfig` has it.
+    dtype_out : str
+        Torch dtype name of the result.
+    head_dim : int
+        Columns of an output.
+    group_size : int
+        Query heads per KV head.
+    phase, kv_source : str
+        As of the attention kernel, which say how a row's request is found.
+    has_sinks : bool
+        Whether a sink's logit takes part in the sum.
+
+    Raises
+    ------
+    UnsupportedConfigError
+        For a value that is not allowed.
+    """
+
+    kernel: ClassVar[str] = "merge_variant"
+
+    variant: str
+    dtype_out: str
+    head_dim: int
+    group_size: int
+    phase: str
+    kv_source: str
+    has_sinks: bool = False
+
+    def __post_init__(self) -> None:
+        variant_from_json(self.variant)
+        MergeStatesConfig("float32", self.dtype_out, self.head_dim, self.has_sinks)
+
+    @property
+    def dtype_in(self) -> str:
+        """Parts are float32."""
+        return "float32"
+
+    @property
+    def finds_requests(self) -> bool:
+        """Whether requests have lengths of their own."""
+        return self.phase == "prefill" and self.kv_source != "contiguous"
+
+    @property
+    def template(self) -> str:
+        """File name of the template."""
+        return "merge_states.hip.j2"
+
+    @property
+    def params_table(self) -> str:
+        """Name of the table of parameters."""
+        return "merge_states"
+
+    @property
+    def extra_params(self) -> tuple[tuple[str, str, str], ...]:
+        """Where a row's request is found, what FlashInfer's texts see, and the parameters of the variant."""
+        int32, pointer = "int32_t", "const int32_t*"
+        fields = [("num_requests", int32), ("qo_len", int32), ("qo_indptr", pointer)]
+        fields += {
+            "contiguous": [("kv_len", int32)],
+            "ragged": [("kv_indptr", pointer)],
+        }.get(self.kv_source, [("page_size", int32), ("paged_kv_indptr", pointer), ("paged_kv_last_page_len", pointer)])
+        fields += [("num_qo_heads", int32), ("num_kv_heads", int32), ("window_left", int32)]
+        own = variant_from_json(self.variant).params
+        return (*((name, kind, "as of the attention kernel") for name, kind in fields), *own)
+
+    def context(self, arch: Arch, tile: Any) -> Mapping[str, Any]:
+        """Return the variant."""
+        return {"variant": variant_from_json(self.variant)}
+
+    def slug(self) -> str:
+        """Return for example ``merge_variant-f32-d128-g4-decode-page_size_1-variant_sigmoid_01234567``."""
+        parts = [self.kernel, DTYPE_SLUGS[self.dtype_out], f"d{self.head_dim}", f"g{self.group_size}", self.phase]
+        parts += [self.kv_source, *(["sinks"] if self.has_sinks else [])]
+        return "-".join([*parts, f"variant_{variant_from_json(self.variant).slug}"])
 
 
 @register_config

@@ -162,6 +162,7 @@ def _element_tiles(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
 CANDIDATES: dict[str, Callable[[KernelConfig, Arch], tuple[TileConfig, ...]]] = {
     "attention": _attention_tiles,
     "merge_states": _merge_tiles,
+    "merge_variant": _merge_tiles,
     "append_paged_kv": _element_tiles,
 }
 

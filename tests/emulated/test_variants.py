@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
-from flashinfer_jit.errors import CompilationError, HipError
+from flashinfer_jit import emulator, merge
+from flashinfer_jit.errors import CompilationError
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.attention import gen_customize_single_decode_module, gen_customize_single_prefill_module
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.prefill import single_prefill_with_kv_cache_with_jit_module
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance
-from flashinfer_jit.variants import AttentionVariant, from_flashinfer
+from flashinfer_jit.variants import AttentionVariant, from_flashinfer, variant_from_json
 from support import paged
-from support.batch_prefill import Batch, indptr, launch_batch
+from support.batch_prefill import Batch, indptr
 from support.batch_prefill import make_batch as make_prefill_batch
 from support.variants import (
     BLOCK_SIZE,
@@ -123,6 +123,14 @@ def key(arch, variant, phase, group_size, dtype="float16", mask_mode="none", kv_
 
 def kernel_keys(arch):
     """Return the kernels that this file needs, for the compile pass; those of the document compile with it."""
+    keys = list(attention_keys(arch))
+    yield from keys
+    for one in keys:
+        if not variant_from_json(one.config.variant).has_plain_merge:
+            yield merge.partials_key(arch, one.config)
+
+
+def attention_keys(arch):
     yield key(arch, EVERYTHING, "prefill", 2, "bfloat16", "causal", "page_size_multiple")
     yield key(arch, EVERYTHING, "decode", 3, kv_source="page_size_any", rows=6)
     yield key(arch, SOFTENED, "prefill", 2, kv_source="ragged")
@@ -165,13 +173,15 @@ def everything_values(num_heads):
     return random(num_heads, dtype=torch.float32, seed=1), random(HEAD_DIM, seed=2)
 
 
-def test_every_body_in_prefill_from_pages(workspace, arch):
+@pytest.mark.parametrize("split", [{"fixed_split_size": 4}, {"disable_split_kv": True}], ids=str)
+def test_every_body_in_prefill_from_pages(workspace, split):
     inputs = make_prefill_batch(PREFILL)
     bias, gate = everything_values(inputs.q.shape[1])
     wrapper = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(workspace, variant=EVERYTHING)
     table = [inputs.index[name] for name in ("paged_kv_indptr", "paged_kv_indices", "paged_kv_last_page_len")]
     heads = (inputs.q.shape[1], PREFILL.num_kv_heads)
-    wrapper.plan(indptr(PREFILL.qo_lens), *table, *heads, HEAD_DIM, 16, causal=True, q_data_type=BF16)
+    wrapper.plan(indptr(PREFILL.qo_lens), *table, *heads, HEAD_DIM, 16, causal=True, q_data_type=BF16, **split)
+    assert wrapper._plan_made.has_merge == ("fixed_split_size" in split)
     o, lse = wrapper.run(
         inputs.q, (inputs.k, inputs.v), bias, gate, SLOPE, BLOCK_SIZE, GAIN, return_lse=True, v_scale=2.0
     )
@@ -184,30 +194,20 @@ def test_every_body_in_prefill_from_pages(workspace, arch):
     assert resources["scratch_bytes"] == resources["vgpr_spills"] == resources["sgpr_spills"] == 0
     with pytest.raises(ValueError, match=r"takes 5 extra arguments \(bias \(float32 tensor\), gate .*got 1"):
         wrapper.run(inputs.q, (inputs.k, inputs.v), bias)
-    with pytest.raises(ValueError, match="fixed_split_size is not supported with variant gated_blocks"):
-        wrapper.plan(indptr(PREFILL.qo_lens), *table, *heads, HEAD_DIM, 16, q_data_type=BF16, fixed_split_size=4)
 
 
 def key_of(wrapper):
     return wrapper._cached_module.key
 
 
-def test_parts_that_the_merge_cannot_do_are_an_error(arch):
-    """Plans never split these keys; a kernel that is launched so all the same says so."""
-    batch = dataclasses.replace(PREFILL, fixed_split_size=64)
-    inputs = make_prefill_batch(batch)
-    bias, gate = everything_values(inputs.q.shape[1])
-    values = {"bias": bias, "gate": gate, "slope": SLOPE, "block_size": BLOCK_SIZE, "gain": GAIN}
-    with pytest.raises(HipError, match=r"trap"):
-        launch_batch(batch, inputs, arch, **{f"variant_{name}": value for name, value in values.items()})
-
-
-def test_every_body_in_batch_decode(workspace):
+@pytest.mark.parametrize("split", [{"fixed_split_size": 11}, {}], ids=str)
+def test_every_body_in_batch_decode(workspace, split):
     batch = paged.make_batch((130, 0, 17, 1), 6, 2, HEAD_DIM, F16)
     q = random(8, 6, HEAD_DIM)
     bias, gate = everything_values(6)
     wrapper = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(workspace, variant=EVERYTHING)
-    wrapper.plan(*batch.table, 6, 2, HEAD_DIM, 6, q_data_type=F16, q_len_per_req=2)
+    wrapper.plan(*batch.table, 6, 2, HEAD_DIM, 6, q_data_type=F16, q_len_per_req=2, **split)
+    assert bool(len(wrapper._plan_info.merge_rows)) == bool(split)
     o, lse = wrapper.run(q, batch.cache, bias, gate, SLOPE, BLOCK_SIZE, GAIN, return_lse=True)
     expected = [
         attend_with_everything(q[2 * i : 2 * i + 2], k, v, bias, gate, i, causal=True)
@@ -248,13 +248,15 @@ def test_split_and_whole_keys_in_single_decode(kv_len):
     check(o, o_reference[0], lse, lse_reference[0])
 
 
-def test_weights_without_a_softmax_and_a_mask_of_the_text(workspace):
+@pytest.mark.parametrize("split", [{"fixed_split_size": 64}, {}], ids=str)
+def test_weights_without_a_softmax_and_a_mask_of_the_text(workspace, split):
     qo_lens, kv_lens = (70, 5), (200, 90)
     q, k, v = random(75, 4, HEAD_DIM), random(290, 2, HEAD_DIM, seed=1), random(290, 2, HEAD_DIM, seed=2)
     wrapper = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(
         workspace, backend="fa2", jit_args=jit_args("sigmoid_window"), variant_owns_mask=True
     )
-    wrapper.plan(indptr(qo_lens), indptr(kv_lens), 4, 2, HEAD_DIM, q_data_type=F16, kv_data_type=F16)
+    wrapper.plan(indptr(qo_lens), indptr(kv_lens), 4, 2, HEAD_DIM, q_data_type=F16, kv_data_type=F16, **split)
+    assert wrapper._plan_made.has_merge == bool(split)
     o = wrapper.run(q, k, v, 0.125, 20.0)
 
     def mask(shift):
@@ -294,7 +296,7 @@ def test_slopes_that_the_wrapper_knows(workspace):
 
 
 def test_an_output_transform_of_the_text_sees_the_whole_row():
-    """1500 keys would be split; and a row without keys has no maximum."""
+    """1500 keys are split; and a row without keys has no maximum."""
     module = gen_customize_single_decode_module("uri", *jit_args("masked")[1:4], *jit_args("masked")[5:])
     run = flashinfer_jit.decode.single_decode_with_kv_cache_with_jit_module
     q, k, v = random(8, HEAD_DIM), random(1500, 2, HEAD_DIM, seed=1), random(1500, 2, HEAD_DIM, seed=2)

@@ -6,13 +6,13 @@ import torch
 
 from flashinfer_jit.variants import AttentionVariant
 
-# Everything that a body can change; keys cannot be split with it.
+# Everything that a body can change, and all that it can know.
 EVERYTHING = AttentionVariant(
     "gated_blocks",
     query_transform="return query * (column % 2 == 0 ? 1.0f : gain);",
     logits_transform="return logits + bias[qo_head_idx] - decay(kv_idx, qo_idx + kv_len - qo_len) * slope;",
     logits_mask="return kv_idx / block_size % 2 == qo_head_idx % 2 || batch_idx == 1;",
-    output_transform="return output * gate[column] + qo_head_idx;",
+    output_transform="return output * gate[column] + qo_head_idx + (batch_idx + qo_idx % 4 + kv_len % 4) * 0.25f;",
     tensors=(("bias", "float32"), ("gate", "float16")),
     scalars=(("slope", "float"), ("block_size", "int32_t"), ("gain", "double")),
     declarations="__device__ inline float decay(int a, int b) { return a < b ? b - a : a - b; }",
@@ -102,7 +102,8 @@ def attend_with_everything(q, k, v, bias, gate, request, causal=False):
         return (keys // BLOCK_SIZE % 2 == heads % 2) | torch.tensor(request == 1)
 
     o, lse = attend(q, k, v, change=change, mask=mask, causal=causal)
-    return o * gate.double() + torch.arange(q.shape[1])[:, None], lse
+    known = (request + torch.arange(len(q)) % 4 + len(k) % 4) * 0.25
+    return o * gate.double() + torch.arange(q.shape[1])[:, None] + known[:, None, None], lse
 
 
 def attend_softened(q, k, v, bias, cap):

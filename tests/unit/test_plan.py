@@ -184,5 +184,7 @@ def test_names_of_presets_are_checked() -> None:
 
 def test_no_family_of_kernels_is_forgotten_by_the_presets() -> None:
     product = {name for name, kind in CONFIG_TYPES.items() if kind.__module__.startswith("flashinfer_jit.")}
+    # No model has custom variants.
+    product -= {"merge_variant"}
     warmed = {c.kernel for name in presets.DEFAULT_PRESETS for c in presets.preset_configs(name, "bfloat16")[0]}
     assert warmed == product, "add the new family to presets.preset_configs: warmup would leave it to the first call"

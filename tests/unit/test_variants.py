@@ -95,16 +95,16 @@ struct Scaled : AttentionVariantBase {
 SCALAR = (["sm_scale"], ["double"])
 
 
-def test_what_a_text_says_of_splitting() -> None:
+def test_what_a_text_says_of_merging() -> None:
     scaled = from_flashinfer("Scaled", TEXT, ["bias"], ["nv_bfloat16"], *SCALAR)
-    assert scaled.tensors == (("bias", "bfloat16"),) and scaled.use_softmax and scaled.can_split
+    assert scaled.tensors == (("bias", "bfloat16"),) and scaled.use_softmax and scaled.has_plain_merge
     output = TEXT.replace(
         "};", "REGISTER_OUTPUT_TRANSFORM(params, output, b, q, h, m, d, scale, { return output; }) };"
     )
-    assert not from_flashinfer("Scaled", output, (), (), *SCALAR).can_split
+    assert not from_flashinfer("Scaled", output, (), (), *SCALAR).has_plain_merge
     weights = TEXT.replace("float sm", "static constexpr bool use_softmax = false; float sm")
     assert not from_flashinfer("Scaled", weights, (), (), *SCALAR).use_softmax
-    assert not AttentionVariant("linear", use_softmax=False).can_split and VARIANT.can_split
+    assert not AttentionVariant("linear", use_softmax=False).has_plain_merge and VARIANT.has_plain_merge
 
 
 @pytest.mark.parametrize(
