@@ -23,7 +23,7 @@ F16 = "float16"
 
 
 def serving_keys(arch):
-    """Return what the engine of examples/serve.py needs for small batches."""
+    """Return what the engine of examples/engine.py needs for small batches."""
 
     def attention(phase, mask_mode, kv_source):
         return AttentionConfig(phase, F16, F16, F16, 64, 64, 3, mask_mode, kv_source)
@@ -88,7 +88,7 @@ def test_an_engine_gives_every_request_pytorchs_tokens(arch, monkeypatch) -> Non
         engine = serve.Engine(model, 256 // page_size, page_size, max_batch=4, chunk=48, stop_token=0, keep_logits=True)
         requests = [serve.Request(n, prompt, 6, step) for n, (step, prompt) in enumerate(arrivals)]
         with flashinfer_jit.freeze():
-            steps = [step for step, _ in serve.serve(engine, requests)]
+            steps = [step for step, _ in engine.serve(requests)]
     assert serve.check(model, engine, requests, {}) == 0
     assert all(len(request.tokens) == 6 or request.tokens[-1] == 0 for request in requests)
     planned = engine.attention.num_planned
