@@ -115,13 +115,13 @@ def stream(model, tokenizer, attention, ids, max_new_tokens):
 @torch.inference_mode()
 def check_generation(model, tokenizer, attention):
     """Generate with the KV cache; where PyTorch is sure of the next token, it must be ours. Return failed prompts."""
-    failures = 0
+    failures, references = 0, smollm.References(model)
     for prompt in PROMPTS:
         start = smollm.encode(tokenizer, prompt)
         for arch in smollm.archs():
             with smollm.on_device(arch):
                 tokens = torch.cat(list(generate(model, attention, start, GENERATED_TOKENS)), dim=1)
-            reference = smollm.reference(model, torch.cat([start, tokens], dim=1), GENERATED_TOKENS)
+            reference = references.of(torch.cat([start, tokens], dim=1), GENERATED_TOKENS)
             good = reference.accepts(tokens[0])
             failures += not good
             same = tokens[0] == reference.tokens

@@ -96,15 +96,13 @@ def stream(engine, tokenizer, requests):
     )
 
 
-def check(model, engine, requests, references):
+def check(engine, requests, references):
     """Compare every token with PyTorch's own run; print a line for each request, and return how many failed."""
     failures = 0
     for request in requests:
-        ids = (*request.prompt, *request.tokens)
-        if ids not in references:
-            references[ids] = smollm.reference(model, torch.tensor([ids], device=model.device), len(request.tokens))
-        reference = references[ids]
-        tokens = torch.tensor(request.tokens, device=model.device)
+        ids = torch.tensor([request.prompt + request.tokens], device=engine.model.device)
+        tokens = ids[0, len(request.prompt) :]
+        reference = references.of(ids, len(tokens))
         error = reference.error(torch.stack(request.logits))
         good = error <= reference.bound and reference.accepts(tokens)
         failures += not good
@@ -143,7 +141,7 @@ def main():
     elif not options.check and archs != [None]:
         archs = [emulator.current_arch().name]
     tokenizer, model = smollm.load()
-    failures, references = 0, {}
+    failures, references = 0, smollm.References(model)
     for arch in archs:
         print(f"on {smollm.device_name(arch)}: ", end="", flush=True)
         with smollm.on_device(arch), warm_up(arch, options.page_size):
@@ -160,7 +158,7 @@ def main():
             )
             stream(engine, tokenizer, requests)
         if options.check:
-            failures += check(model, engine, requests, references)
+            failures += check(engine, requests, references)
     if options.check:
         print("\nthe check failed" if failures else "\nthe check passed: every decided token is PyTorch's")
     return 1 if failures else 0

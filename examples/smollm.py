@@ -109,6 +109,21 @@ class Reference:
         return bool(same[self.decided].all()) and 2 * int(self.decided.sum()) >= len(tokens)
 
 
+class References:
+    """References of one model, each made once: GPUs that generate the same tokens are compared with the same."""
+
+    def __init__(self, model):
+        self.model = model
+        self._made = {}
+
+    def of(self, ids, num_tokens):
+        """Return the reference of ``ids``, [1, n], of which the last ``num_tokens`` were generated."""
+        key = (*ids[0].tolist(), num_tokens)
+        if key not in self._made:
+            self._made[key] = reference(self.model, ids, num_tokens)
+        return self._made[key]
+
+
 def reference(model, ids, num_tokens):
     """Run PyTorch's attention over ``ids``, [1, n], of which the last ``num_tokens`` were generated."""
     logits = logits_of(model, "sdpa", ids, num_tokens)

@@ -89,7 +89,7 @@ def test_an_engine_gives_every_request_pytorchs_tokens(arch, monkeypatch) -> Non
         requests = [serve.Request(n, prompt, 6, step) for n, (step, prompt) in enumerate(arrivals)]
         with flashinfer_jit.freeze():
             steps = [step for step, _ in engine.serve(requests)]
-    assert serve.check(model, engine, requests, {}) == 0
+    assert serve.check(engine, requests, serve.smollm.References(model)) == 0
     assert all(len(request.tokens) == 6 or request.tokens[-1] == 0 for request in requests)
     planned = engine.attention.num_planned
     assert min(planned[name] for name in ("ragged", "paged", "decode", "cascade")) > 0 and len(steps) > 10
