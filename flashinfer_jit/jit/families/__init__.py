@@ -4,7 +4,7 @@ Importing this package imports all of them, so that what command lines and recor
 """
 
 import importlib
-import pkgutil
+from pathlib import Path
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+    importlib.import_module(f"{__name__}.{_path.stem}")
