@@ -105,7 +105,7 @@ def _count(text: str) -> int:
 
 _FLAG = "0 or 1"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-CHECKS = ("memory", "race", "uninit", "hazard", "indices")
+CHECKS = ("indices",)
 
 CACHE_DIR = EnvVar[Path | None](
     PREFIX + "CACHE_DIR",
@@ -182,9 +182,13 @@ BACKEND = EnvVar[str](
     'what backend="auto" means; `aiter`: AITER where it honours every argument (docs/aiter.md)',
 )
 CHECK = EnvVar[frozenset[str]](
-    PREFIX + "CHECK", "checks", "a comma-separated list of " + ", ".join(CHECKS), frozenset(), _choices(*CHECKS),
-    "checks to run on the emulator, beside the interval check that is always on; indices: of page tables on a GPU too",
-)  # fmt: skip
+    PREFIX + "CHECK",
+    "checks",
+    " and ".join(CHECKS),
+    frozenset(),
+    _choices(*CHECKS),
+    "what plan() reads back from a GPU to check it; on the emulated one it is always checked, and so is every access",
+)
 RECORD = EnvVar[Path | None](
     PREFIX + "RECORD", "checks", "a file", None, _path, "append every kernel used, for warmup --from-log"
 )

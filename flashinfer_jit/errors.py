@@ -84,7 +84,3 @@ class HipError(FlashInferJitError):
         self.code = code
         self.name = name
         self.call = call
-
-
-class SanitizerError(FlashInferJitError):
-    """A check asked for by FLASHINFER_JIT_CHECK found a defect."""

@@ -113,7 +113,7 @@ def test_changes_that_the_plan_covers_are_fine():
 
 def test_on_a_gpu_only_when_asked_for_and_not_while_capturing(monkeypatch):
     assert guard("hip") is None
-    monkeypatch.setenv(env.CHECK.name, "memory,indices")
+    monkeypatch.setenv(env.CHECK.name, "indices")
     table = guard("hip")
     assert table.is_due()
     table.active.capturing = True
