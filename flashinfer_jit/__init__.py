@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flashinfer_jit import pod as pod
     from flashinfer_jit import prefill as prefill
     from flashinfer_jit import quantization as quantization
+    from flashinfer_jit import rope as rope
     from flashinfer_jit import runtime as runtime
     from flashinfer_jit import sparse as sparse
     from flashinfer_jit import utils as utils
@@ -65,6 +66,16 @@ if TYPE_CHECKING:
     )
     from flashinfer_jit.quantization import packbits as packbits
     from flashinfer_jit.quantization import segment_packbits as segment_packbits
+    from flashinfer_jit.rope import apply_llama31_rope as apply_llama31_rope
+    from flashinfer_jit.rope import apply_llama31_rope_inplace as apply_llama31_rope_inplace
+    from flashinfer_jit.rope import apply_llama31_rope_pos_ids as apply_llama31_rope_pos_ids
+    from flashinfer_jit.rope import apply_llama31_rope_pos_ids_inplace as apply_llama31_rope_pos_ids_inplace
+    from flashinfer_jit.rope import apply_rope as apply_rope
+    from flashinfer_jit.rope import apply_rope_inplace as apply_rope_inplace
+    from flashinfer_jit.rope import apply_rope_pos_ids as apply_rope_pos_ids
+    from flashinfer_jit.rope import apply_rope_pos_ids_inplace as apply_rope_pos_ids_inplace
+    from flashinfer_jit.rope import apply_rope_with_cos_sin_cache as apply_rope_with_cos_sin_cache
+    from flashinfer_jit.rope import apply_rope_with_cos_sin_cache_inplace as apply_rope_with_cos_sin_cache_inplace
     from flashinfer_jit.runtime import device as device
     from flashinfer_jit.runtime import use_stream as use_stream
     from flashinfer_jit.sparse import BlockSparseAttentionWrapper as BlockSparseAttentionWrapper
@@ -73,6 +84,17 @@ if TYPE_CHECKING:
 
 # Public name -> module that defines it; a module's own name stands for the module itself.
 _EXPORTS = {
+    "apply_llama31_rope": "rope",
+    "apply_llama31_rope_inplace": "rope",
+    "apply_llama31_rope_pos_ids": "rope",
+    "apply_llama31_rope_pos_ids_inplace": "rope",
+    "apply_rope": "rope",
+    "apply_rope_inplace": "rope",
+    "apply_rope_pos_ids": "rope",
+    "apply_rope_pos_ids_inplace": "rope",
+    "apply_rope_with_cos_sin_cache": "rope",
+    "apply_rope_with_cos_sin_cache_inplace": "rope",
+    "rope": "rope",
     "BatchAttention": "attention",
     "BatchAttentionWithAttentionSinkWrapper": "attention",
     "BlockSparseAttentionWrapper": "sparse",

@@ -15,6 +15,7 @@ from flashinfer_jit.jit.config import (
     KernelConfig,
     MergeStatesConfig,
 )
+from flashinfer_jit.jit.families.apply_rope import ApplyRopeConfig
 from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 
 
@@ -210,6 +211,9 @@ def preset_configs(name: str, dtype: str, kv_dtype: str = "auto") -> tuple[list[
     cached_dims = LATENT_DIMS if model.is_latent else (model.head_dim_qk, model.head_dim_vo)
     configs[AppendPagedKvConfig(dtype, cache_dtype, *cached_dims)] = None
     configs[BatchIndicesConfig()] = None
+    # Engines rotate before they cache: by angles or by a table of them.
+    for has_cache in (False, True):
+        configs[ApplyRopeConfig(dtype, has_cache=has_cache)] = None
     return list(configs), list(missing)
 
 

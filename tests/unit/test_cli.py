@@ -278,7 +278,7 @@ def test_gpus_are_those_of_the_kernel_driver(tmp_path, monkeypatch) -> None:
         (["list", "--arch", "gfx90a"], "argument --arch: 'gfx90a' is not allowed: expected gfx942, gfx950"),
         (
             ["render", "kernel=none"],
-            "argument CONFIG: kernel='none' is unknown: expected one of append_paged_kv, attention",
+            "argument CONFIG: kernel='none' is unknown: expected one of append_paged_kv, apply_rope, attention",
         ),
         (["cache", "drop"], "argument action: invalid choice: 'drop'"),
         (

@@ -46,7 +46,7 @@ def test_a_configuration_is_written_by_its_fields(text, config) -> None:
         (SHORT.replace("128", "127"), "head_dim_qk=127 with head_dim_vo=127 is not allowed: expected equal sizes"),
         (SHORT.replace("causal", "diagonal"), "mask_mode='diagonal' is not allowed: expected one of 'none'"),
         (SHORT.replace("=8", "=eight"), "group_size='eight' is not allowed"),
-        ("kernel=softmax", "kernel='softmax' is unknown: expected one of append_paged_kv, attention"),
+        ("kernel=softmax", "kernel='softmax' is unknown: expected one of append_paged_kv, apply_rope, attention"),
         ("phase=decode", "missing"),
     ],
 )

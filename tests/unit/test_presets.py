@@ -120,6 +120,12 @@ class Server:
             for sinks in self.sinks:
                 wrapper.run(self.q(len(kv_lens)), self.cache(page_size), **sinks)
 
+    def rotate(self, num_tokens: int) -> None:
+        q, (k, _), place = self.q(num_tokens), self.kv(num_tokens), torch.arange(num_tokens)
+        flashinfer_jit.apply_rope_pos_ids_inplace(q, k, place, rotary_dim=32)
+        table = torch.empty(num_tokens, 32)
+        flashinfer_jit.apply_rope_with_cos_sin_cache_inplace(place, q.flatten(1), k.flatten(1), q.shape[2], table)
+
     def append(self, qo_lens: list[int], kv_lens: list[int], page_size: int) -> None:
         new, table = sum(qo_lens), self.table(kv_lens, page_size)
         starts = ints(0, *torch.tensor(qo_lens).cumsum(0).tolist())
@@ -153,6 +159,7 @@ class Server:
         """Long and short prompts, alone and together, chunks of prompts, then tokens for many requests."""
         for qo_len, kv_len in ((1, 1), (5, 300), (700, 700), (4096, 8192)):
             self.single(qo_len, kv_len)
+        self.rotate(9)
         for qo_lens in ([1], [3, 1], [512, 17, 64], [4096, 4096]):
             self.ragged(qo_lens)
             if self.model.is_latent:
