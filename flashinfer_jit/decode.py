@@ -250,7 +250,7 @@ def _validate(
     """Check everything about a call that is not a length, a stride or a scale, and find its kernels."""
     validation.check_kv_layout(kv_layout)
     if aiter.is_wanted("auto"):
-        aiter.decline("auto", "AITER has no function for single_decode_with_kv_cache")
+        aiter.decline("auto", aiter.NO_SINGLE_DECODE)
     bound = None if variant is None else bind_variant(variant, "single_decode")
     kv_dims = ("kv_len", "num_kv_heads") if kv_layout == "NHD" else ("num_kv_heads", "kv_len")
     validation.check_tensor("q", q, ("num_qo_heads", "head_dim_qk"))

@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -352,13 +352,33 @@ def _has_gapless_tokens(*tensors: torch.Tensor) -> bool:
     )
 
 
-def why_not(facts: Call | Run) -> str | None:
+class Refusal(NamedTuple):
+    """Why AITER does not do something.
+
+    Attributes
+    ----------
+    reason : str
+        What is there, and what it needs.
+    condition : str
+        The same without what differs from call to call: it is said once.
+    """
+
+    reason: str
+    condition: str
+
+
+NO_SINGLE_DECODE = Refusal(*["AITER has no function for single_decode_with_kv_cache"] * 2)
+NO_KEYS = Refusal(*["there are no keys, and its log-sum-exp is undefined then"] * 2)
+
+
+def why_not(facts: Call | Run) -> Refusal | None:
     """Return what AITER would ignore or do otherwise, and what it needs; None if it honours everything."""
     for rule in CALL_RULES if isinstance(facts, Call) else RUN_RULES:
         if facts.operation in rule.operations:
-            reason = rule.broken(facts)
-            if reason is not None:
-                return f"{reason}: {OPERATIONS[facts.operation]} needs {rule.needs}"
+            found = rule.broken(facts)
+            if found is not None:
+                need = f"{OPERATIONS[facts.operation]} needs {rule.needs}"
+                return Refusal(f"{found}: {need}", need)
     return None
 
 
@@ -378,30 +398,31 @@ def choose(backend: str, call: Call) -> Callable[..., Any] | None:
         If ``backend`` is ``aiter`` and AITER does not honour the call, is not installed, or is an unknown release.
         Where FLASHINFER_JIT_BACKEND says ``aiter`` it is a warning.
     """
-    reason = why_not(call)
-    if reason is None:
+    refusal = why_not(call)
+    if refusal is None:
         try:
             return function(call.operation)
         except UnsupportedConfigError as error:
-            reason = str(error)
-    decline(backend, reason)
+            refusal = Refusal(str(error), str(error))
+    decline(backend, refusal)
     return None
 
 
 def is_declined(backend: str, run: Run) -> bool:
     """Whether this package's kernels have to do a run; raises as ``choose`` does."""
-    reason = why_not(run)
-    if reason is not None:
-        decline(backend, reason)
-    return reason is not None
+    refusal = why_not(run)
+    if refusal is not None:
+        decline(backend, refusal)
+    return refusal is not None
 
 
-def decline(backend: str, reason: str) -> None:
+def decline(backend: str, refusal: Refusal) -> None:
     """Raise UnsupportedConfigError if AITER was asked for by the argument, else say once why it is not called."""
     if backend == "aiter":
-        raise UnsupportedConfigError(f"backend='aiter' cannot do this: {reason}; or use {OURS}")
+        raise UnsupportedConfigError(f"backend='aiter' cannot do this: {refusal.reason}; or use {OURS}")
     log.warn_once(
-        f"aiter: {reason}", f"{env.BACKEND.name}='aiter': this package's kernels are used instead of AITER's: {reason}"
+        f"aiter: {refusal.condition}",
+        f"{env.BACKEND.name}='aiter': this package's kernels are used instead of AITER's: {refusal.reason}",
     )
 
 

@@ -48,7 +48,7 @@ class SinglePrefill:
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None:
         """Return the result, None where this package's kernels have to do it; k and v are ``[kv_len, heads, dim]``."""
         if k.shape[0] == 0:
-            aiter.decline(self.backend, "there are no keys, and its log-sum-exp is undefined then")
+            aiter.decline(self.backend, aiter.NO_KEYS)
             return None
         with torch.no_grad():
             arguments = options(self.mask_mode, self.window_left, scale, wants_lse)
@@ -136,8 +136,6 @@ class BatchPrefill:
             k, v, rows = self._token_rows(k, v, page_size)
             indices.append(rows)
             arguments["logits_soft_cap"] = problem.logits.logits_soft_cap
-            if "kv_last_page_lens" in self._parameters:
-                arguments["kv_last_page_lens"] = self._tensors["last_page_len"]
         if "out" in self._parameters:
             arguments["out"] = out
         with torch.no_grad():
@@ -240,7 +238,6 @@ def batch(
         padding = (0, PAGE_LIST_PADDING if len(entries) else 0)
         entries = np.pad(entries, padding, mode="edge" if len(entries) else "constant")
         lists["slots"] = np.pad(position % page_size, padding, mode="edge" if len(position) else "constant")
-        lists["last_page_len"] = np.ones(len(kv_lens))
     tensors = {name: torch.from_numpy(x.astype(np.int32)).to(device, non_blocking=True) for name, x in lists.items()}
     if page_indices is not None:
         places = torch.from_numpy(entries).to(page_indices.device, non_blocking=True)
