@@ -12,6 +12,7 @@ from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import GFX942
 from flashinfer_jit.jit.params import PREFILL
+from flashinfer_jit.variants import AttentionVariant
 
 
 class RecordingRuntime:
@@ -82,7 +83,10 @@ def test_signature_is_flashinfers():
     parameters = inspect.signature(prefill.single_prefill_with_kv_cache).parameters
     positional = {name: p.default for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
     assert list(positional.items()) == list(expected.items())
-    assert [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY] == ["k_scale", "v_scale", "kv_cache_sf"]
+    assert [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY] == [
+        *("k_scale", "v_scale", "kv_cache_sf"),
+        *("variant", "variant_args"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +152,13 @@ def test_every_argument_takes_part(recorder):
         "scale_q": 2.0, "scale_k": torch.tensor(2.0), "scale_v": 2.0, "o_dtype": torch.float32, "custom_mask": mask,
         "packed_custom_mask": torch.zeros(6, dtype=torch.uint8), "causal": True, "pos_encoding_mode": "ALIBI",
         "sm_scale": 0.3, "window_left": 7, "logits_soft_cap": 5.0, "k_scale": 2.0, "v_scale": torch.tensor([2.0]),
-        "return_lse": True,
+        "return_lse": True, "variant": AttentionVariant("half", logits_transform="return logits * 0.5f;"),
+    }
+    refused_values = {
+        "use_fp16_qk_reduction": True, "backend": "aiter", "kv_cache_sf": mask, "kv_layout": "XYZ",
+        "variant_args": (1.0,),
     }
     # fmt: on
-    refused_values = {"use_fp16_qk_reduction": True, "backend": "aiter", "kv_cache_sf": mask, "kv_layout": "XYZ"}
     rope = {"rope_scale": 2.0, "rope_theta": 5e5}
     parameters = set(inspect.signature(prefill.single_prefill_with_kv_cache).parameters)
     assert parameters == {*others, *refused_values, *rope, "q", "k", "v"}
