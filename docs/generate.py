@@ -297,8 +297,35 @@ do with the arguments above, and add it to that file.
 |---|---|---|"""
 
 
+CODE = re.compile(r"<!-- code: (\w+) -->\n.*?<!-- end of code -->\n", re.S)
+DECLARES = ("__device__", "constexpr", "struct", "template", "FIJ_EXPORT", 'extern "C" __global__')
+
+
+def declaration(lines: list[str], name: str) -> str:
+    """Return what the golden kernel declares under a name, with its comment; ``kernel`` is the kernel itself."""
+    what = re.compile(r"extern \"C\" __global__" if name == "kernel" else rf"\b{name}\b")
+    first = next(n for n, line in enumerate(lines) if line.startswith(DECLARES) and what.search(line))
+    last = first
+    while lines[last] not in ("}", "};") and not (last == first and lines[last].endswith((";", "}"))):
+        last += 1
+    while lines[first - 1].startswith(("//", "template")):
+        first -= 1
+    return "\n".join(lines[first : last + 1])
+
+
+def reading() -> str:
+    """Return the page that reads a kernel, with the code as the golden file has it."""
+    lines = GOLDEN.read_text().splitlines()
+
+    def excerpt(match: re.Match[str]) -> str:
+        return f"<!-- code: {match[1]} -->\n```cpp\n{declaration(lines, match[1])}\n```\n<!-- end of code -->\n"
+
+    return CODE.sub(excerpt, (HERE / "reading-a-kernel.md").read_text())
+
+
 PAGES = {
     "../README.md": readme,
+    "reading-a-kernel.md": reading,
     "environment.md": environment,
     "presets.md": models,
     "api.md": api,
