@@ -293,29 +293,6 @@ def test_batch_invariance(options):
     assert run_alone_and_together(**options)
 
 
-@pytest.mark.parametrize("page_size", [1, 16, 64])
-def test_every_key_is_read_once(monkeypatch, page_size):
-    case = (F16, None, 128, 8, 2, "NHD", page_size, 1, False, PLAIN)
-    kv_lens = [1000, 333, 64]
-    q, batch, _ = make(case, kv_lens)
-    wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace())
-    wrapper.plan(*batch.table, *sizes(case), **plan_options(case))
-    runtime = flashinfer_jit.runtime.current()
-    launch, reports = type(runtime).launch, []
-
-    def launch_and_keep(self, *args):
-        launch(self, *args)
-        reports.append(emulator.last_report())
-
-    monkeypatch.setattr(type(runtime), "launch", launch_and_keep)
-    k, v = (x.contiguous() for x in batch.cache.unbind(1))
-    wrapper.run(q, (k, v))
-    read = {traffic.name: traffic.read for traffic in reports[0].buffers}
-    num_bytes = sum(kv_lens) * 2 * 128 * 2
-    for name in ("k", "v"):
-        assert num_bytes <= read[name] <= 1.02 * num_bytes
-
-
 def test_windowed_requests_leave_other_pages_alone():
     case = (F16, None, 128, 128, 1, "HND", 16, 1, False, WINDOW)
     q, batch, _ = make(case, [500], seed=9)
@@ -371,6 +348,11 @@ def test_no_registers_are_spilled():
         meta = kernels.get_kernel(key, flashinfer_jit.runtime.current()).meta
         assert meta["vgpr_spills"] == meta["sgpr_spills"] == meta["scratch_bytes"] == 0
         assert meta["vgpr"] + meta["agpr"] <= 512 // key.tile.waves_per_simd
+        config = key.config
+        if config.kernel == "attention" and config.head_dim_qk <= 128 and key.tile.block_q == 16:
+            plain = config.position_encoding == "none" and config.dtype_kv == config.dtype_q
+            # RoPE, and conversions with an address for each key, take more; then fewer waves share a SIMD.
+            assert meta["vgpr"] <= (128 if plain else 256)
 
 
 def test_no_requests():

@@ -536,6 +536,7 @@ struct TransposedTile {
   static constexpr int kWordsPerRow = kHeadDimVo / kColumnsPerWord;
   static constexpr int kUnits = kBlockKv / 8 * kWordsPerRow;
   static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+  static constexpr bool kHasSpareThreads = kUnits % kThreadsPerBlock != 0;
 
   KeyRows rows;
   int thread;
@@ -573,7 +574,7 @@ struct TransposedTile {
           even[key / 2] = __builtin_amdgcn_perm(second, first, 0x05040100u);
           odd[key / 2] = __builtin_amdgcn_perm(second, first, 0x07060302u);
         }
-        if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+        if (!kHasSpareThreads || unit < kUnits) {
           using Chunk = LdsPointer<Vector<uint32_t, 4>>;
           *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row)) = even;
           *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row + 1)) = odd;

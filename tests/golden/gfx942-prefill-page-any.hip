@@ -657,6 +657,7 @@ struct TransposedTile {
   static constexpr int kWordsPerRow = kHeadDimVo / kColumnsPerWord;
   static constexpr int kUnits = kBlockKv / 8 * kWordsPerRow;
   static constexpr int kUnitsPerThread = (kUnits + kThreadsPerBlock - 1) / kThreadsPerBlock;
+  static constexpr bool kHasSpareThreads = kUnits % kThreadsPerBlock != 0;
   // Whether the 64 units of a wave have their keys in one page; whether these are even the same 8.
   static constexpr bool kSharesKey = kWordsPerRow % kWaveSize == 0;
   static constexpr bool kSharesPage =
@@ -679,13 +680,17 @@ struct TransposedTile {
       const uint32_t column = unit % kWordsPerRow * 4;
 #pragma unroll
       for (int key = 0; key < 8; ++key) {
+        // Threads that are more than there are units find their addresses, which takes all lanes, and load nothing.
         if constexpr (kSharesPage) {
           const BufferDescriptor granule = rows.describe(wave_key / kPageGranule * kPageGranule);
-          words[i][key] = buffer_load<uint32_t>(granule, (lane_key % kPageGranule + key) * rows.stride_bytes + column);
+          const uint32_t offset = (lane_key % kPageGranule + key) * rows.stride_bytes + column;
+          if (!kHasSpareThreads || unit < kUnits) words[i][key] = buffer_load<uint32_t>(granule, offset);
         } else if constexpr (kSharesKey) {
-          words[i][key] = buffer_load<uint32_t>(rows.describe(wave_key + key), column);
+          const BufferDescriptor row = rows.describe(wave_key + key);
+          if (!kHasSpareThreads || unit < kUnits) words[i][key] = buffer_load<uint32_t>(row, column);
         } else {
-          words[i][key] = global_load<uint32_t>(rows.row(lane_key + key) + column);
+          const uint8_t* row = rows.row(lane_key + key);
+          if (!kHasSpareThreads || unit < kUnits) words[i][key] = global_load<uint32_t>(row + column);
         }
       }
       // Addresses of one unit at a time, or they take all the scalar registers.
@@ -709,7 +714,7 @@ struct TransposedTile {
           even[key / 2] = __builtin_amdgcn_perm(second, first, 0x05040100u);
           odd[key / 2] = __builtin_amdgcn_perm(second, first, 0x07060302u);
         }
-        if (kUnits % kThreadsPerBlock == 0 || unit < kUnits) {
+        if (!kHasSpareThreads || unit < kUnits) {
           using Chunk = LdsPointer<Vector<uint32_t, 4>>;
           *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row)) = even;
           *reinterpret_cast<Chunk>(tile + VLayout::place(unit / kWordsPerRow, matrix_row + 1)) = odd;
