@@ -129,8 +129,40 @@ def _render(arguments: argparse.Namespace) -> int:
     if not arguments.all_tiles:
         keys = list({key.arch.name: key for key in reversed(keys)}.values())[::-1]
     texts = [{"kernel": key.slug(), "arch": key.arch.name, "source": render(key)} for key in keys]
+    if arguments.output is not None:
+        written = _write_for_editors(arguments.output, texts)
+        _print(written, f"wrote {len(texts)} kernels and {written[-1]}", arguments.json)
+        return 0
     _print(texts, "\n".join(one["source"] for one in texts), arguments.json)
     return 0
+
+
+def _write_for_editors(folder: Path, texts: Sequence[dict[str, str]]) -> list[str]:
+    """Write rendered kernels, and a compilation database that clangd and editors read; return the files."""
+    from flashinfer_jit.errors import ToolchainNotFoundError
+    from flashinfer_jit.jit.compiler import editor_command
+    from flashinfer_jit.jit.toolchain import find_toolchain
+
+    try:
+        driver = find_toolchain().driver
+    except ToolchainNotFoundError:
+        # The editor brings its own; it only needs a name here.
+        driver = ("clang++",)
+    folder = folder.absolute()
+    names = [f"{text['arch']}-{text['kernel']}.hip" for text in texts]
+    commands = [
+        {"directory": str(folder), "file": name, "arguments": editor_command(driver, name, text["arch"])}
+        for name, text in zip(names, texts, strict=True)
+    ]
+    database = folder / "compile_commands.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in zip(names, texts, strict=True):
+            (folder / name).write_text(text["source"])
+        database.write_text(json.dumps(commands, indent=2))
+    except OSError as error:
+        raise InvalidSettingError(f"--output {folder}: {error.strerror}") from None
+    return [*(str(folder / name) for name in names), str(database)]
 
 
 def _cache(arguments: argparse.Namespace) -> int:
@@ -273,6 +305,9 @@ def _parser() -> Parser:
     source.add_argument("config", type=config, metavar="CONFIG", help=f"for example {EXAMPLE}, or JSON")
     source.add_argument("--arch", type=arch_list, default=everywhere[:1], help="GPUs, joined by commas: gfx942")
     source.add_argument("--all-tiles", action="store_true", help="every tile, not only the smallest")
+    source.add_argument(
+        "--output", type=Path, metavar="DIR", help="write the files there, with compile_commands.json for editors"
+    )
     cached = command("cache", _cache, "the kernel cache: where it is, what is in it, taking things out")
     cached.add_argument("action", choices=ACTIONS)
     cached.add_argument("--cache-dir", type=Path, metavar="DIR", help="another cache, or a prebuilt folder")

@@ -93,6 +93,12 @@ def compile_kernel(key: KernelKey, source: str, toolchain: Toolchain, directory:
     return Compiled(resources, seconds)
 
 
+def editor_command(driver: tuple[str, ...], source: str, arch_name: str) -> list[str]:
+    """Return the command that an editor's compilation database gives for a rendered kernel: its device code."""
+    flags = (*semantic_flags(arch_name), *PLUMBING_FLAGS, "--offload-device-only", "-fsyntax-only")
+    return [*driver, "-x", "hip", source, *flags]
+
+
 def _steps(toolchain: Toolchain, arch_name: str) -> list[tuple[tuple[str, ...], str]]:
     """Return the commands and what each makes; the empty command stands for packing the fat binary."""
     # Names relative to the directory keep its path out of what the compiler writes.

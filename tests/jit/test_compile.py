@@ -2,6 +2,7 @@
 
 import re
 import resource
+import subprocess
 
 import pytest
 
@@ -9,8 +10,10 @@ from flashinfer_jit.errors import CompilationError
 from flashinfer_jit.jit import codeobject, kernels, toolchain
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.codeobject import Elf, unpack_bundle
+from flashinfer_jit.jit.compiler import editor_command
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.kernels import KernelKey, build_kernel
+from flashinfer_jit.jit.render import render
 from flashinfer_jit.jit.tiling import candidates
 from support.vector_add import TEMPLATES, vector_add_key
 
@@ -95,6 +98,15 @@ def product_keys(arch: str) -> list[KernelKey]:
                 config = AttentionConfig("prefill", dtype, dtype, dtype, head_dim, head_dim, 4, mask)
                 keys += [KernelKey(config, tile, ARCHS[arch]) for tile in candidates(config, ARCHS[arch])]
     return keys
+
+
+def test_the_commands_for_editors_are_right(tmp_path, arch) -> None:
+    clang = next((p for p in map(toolchain._locate, ("clang++", *_CLANGS)) if p is not None), None)
+    if clang is None:
+        pytest.skip("needs clang++: what zig compiles is compiled by another command")
+    key = product_keys(arch)[0]
+    (tmp_path / "kernel.hip").write_text(render(key))
+    subprocess.run(editor_command((str(clang),), "kernel.hip", arch), cwd=tmp_path, check=True)
 
 
 def test_a_kernel_compiles_in_about_a_second(compiler, cache_dir) -> None:

@@ -127,6 +127,19 @@ def test_render_prints_the_source_that_would_be_compiled(hipcc, capsys) -> None:
     assert all("fij_launch" in one["source"] for one in both)
 
 
+def test_rendered_files_come_with_a_compilation_database(tmp_path, capsys) -> None:
+    config = "phase=decode,dtype=bfloat16,head_dim=128,group_size=4,mask_mode=causal"
+    files = said(capsys, "render", config, "--arch", "gfx942,gfx950", "--output", str(tmp_path / "kernels"))
+    commands = json.loads((tmp_path / "kernels" / "compile_commands.json").read_text())
+    assert [f"{tmp_path}/kernels/{one['file']}" for one in commands] == files[:-1] and len(commands) == 2
+    for one, arch in zip(commands, ("gfx942", "gfx950"), strict=True):
+        assert "fij_launch" in (tmp_path / "kernels" / one["file"]).read_text()
+        assert f"--offload-arch={arch}" in one["arguments"] and one["directory"] == str(tmp_path / "kernels")
+    (tmp_path / "file").touch()
+    assert main(["render", config, "--output", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err == f"error: --output {tmp_path / 'file'}: File exists\n"
+
+
 # The cache
 
 

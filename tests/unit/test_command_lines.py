@@ -26,6 +26,7 @@ SIZES = ["--arch", "gfx942", "--head-dim", "64", "--num-qo-heads", "1", "--num-k
 FREE = {
     ("flashinfer_jit", "list", "--filter"),
     ("flashinfer_jit", "cache", "--cache-dir"),
+    ("flashinfer_jit", "render", "--output"),
     ("flashinfer_jit.warmup", "--output"),
     ("flashinfer_jit.bench", "_load", "keys"),
     ("flashinfer_jit.profile", "--plot"),
