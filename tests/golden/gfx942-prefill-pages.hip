@@ -609,7 +609,10 @@ __device__ __forceinline__ void load_to_lds(const uint8_t* source, LdsBytes* add
 // Waits until this wave's loads and LDS writes have arrived, then for all waves of the workgroup: after it, every wave
 // sees the tile, and no wave reads the tile before it any more.
 __device__ __forceinline__ void wait_for_tile() {
-  asm volatile("s_waitcnt vmcnt(0) lgkmcnt(0)\n\ts_barrier" ::: "memory");
+  asm volatile("" ::: "memory");
+  // vmcnt(0) lgkmcnt(0), as a builtin: the compiler then knows that nothing is on its way and waits for nothing again.
+  __builtin_amdgcn_s_waitcnt(0x70);
+  asm volatile("s_barrier" ::: "memory");
 }
 
 // Bringing tiles of K and V into LDS. load() sets out for the tile from a key on, store() finishes what load() began;
@@ -773,16 +776,17 @@ __device__ __forceinline__ void keep_order(Accumulator& d) { asm volatile("" : "
 // S^T = K Q^T.
 __device__ __forceinline__ void multiply_k_q(const LdsBytes* k_tile, int k_offset, const Fragment (&q_frag)[kHeadSteps],
                                              Accumulator (&s_tile)[kKeyBlocks]) {
-  const auto read = [&](int i) { return read_k(k_tile, k_offset, i % kKeyBlocks, i / kKeyBlocks); };
+  const auto read = [&](int i) { return read_k(k_tile, k_offset, i / kHeadSteps, i % kHeadSteps); };
   Fragment k_frag[kReadsAhead];
 #pragma unroll
   for (int i = 0; i < min(kReadsAhead, kKReads); ++i) k_frag[i] = read(i);
-  // The other wave of the SIMD has its softmax meanwhile: its instructions fill the gaps that products leave.
-  __builtin_amdgcn_s_setprio(1);
+  // The other wave of the SIMD has its softmax meanwhile: its instructions fill the gaps that products leave. Where all
+  // products add to one block, each waits for the one before, so the other wave's products come after them, too.
+  __builtin_amdgcn_s_setprio(kKeyBlocks == 1 ? 2 : 1);
 #pragma unroll
   for (int i = 0; i < kKReads; ++i) {
-    Accumulator& s = s_tile[i % kKeyBlocks];
-    s = multiply_accumulate(k_frag[i % kReadsAhead], q_frag[i / kKeyBlocks], s);
+    Accumulator& s = s_tile[i / kHeadSteps];
+    s = multiply_accumulate(k_frag[i % kReadsAhead], q_frag[i % kHeadSteps], s);
     if (i + kReadsAhead < kKReads) k_frag[i % kReadsAhead] = read(i + kReadsAhead);
     keep_order(s);
   }
