@@ -214,7 +214,7 @@ def readme() -> str:
     before, _, rest = text.partition(SUPPORT_BEGIN)
     text = f"{before}{SUPPORT_BEGIN}{support_matrix.markdown()}{SUPPORT_END}{rest.partition(SUPPORT_END)[2]}"
     lines = GOLDEN.read_text().splitlines()
-    first = next(n for n, line in enumerate(lines) if "if (view.touches(" in line)
+    first = next(n for n, line in enumerate(lines) if "for (int first_key = work.first_key" in line)
     indent = len(lines[first]) - len(lines[first].lstrip())
     last = next(n for n in range(first, len(lines)) if lines[n] == " " * indent + "}")
     excerpt = "".join(line[indent:] + "\n" if line.startswith(" ") else line + "\n" for line in lines[first : last + 1])
