@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def _compile(where: Cache, key: KernelKey, source: str, source_key: str, toolcha
 
 def warmup_command(key: KernelKey) -> str:
     """Return the shell command that compiles exactly this kernel."""
-    return f"python -m flashinfer_jit.warmup --key '{key.canonical_json()}'"
+    return f"python -m flashinfer_jit.warmup --key {shlex.quote(key.canonical_json())}"
 
 
 def _refuse_unless_allowed(key: KernelKey) -> None:

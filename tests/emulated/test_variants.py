@@ -133,7 +133,6 @@ def kernel_keys(arch):
 def attention_keys(arch):
     yield key(arch, EVERYTHING, "prefill", 2, "bfloat16", "causal", "page_size_multiple")
     yield key(arch, EVERYTHING, "decode", 3, kv_source="page_size_any", rows=6)
-    yield key(arch, SOFTENED, "prefill", 2, kv_source="ragged")
     yield key(arch, SOFTENED, "decode", 4)
     yield key(arch, VARIANTS["sigmoid_window"], "prefill", 2, kv_source="ragged")
     yield key(arch, VARIANTS["alibi"], "decode", 2, kv_source="page_size_1")
@@ -218,23 +217,6 @@ def test_every_body_in_batch_decode(workspace, split):
     assert resources["scratch_bytes"] == resources["vgpr_spills"] == resources["sgpr_spills"] == 0
     with pytest.raises(ValueError, match=r"Invalid dtype of gate of variant gated_blocks: expected torch.float16"):
         wrapper.run(q, batch.cache, bias, gate.float(), SLOPE, BLOCK_SIZE, GAIN)
-
-
-@pytest.mark.parametrize("split", [{"fixed_split_size": 64}, {"disable_split_kv": True}], ids=str)
-def test_split_and_whole_keys_agree_in_prefill(workspace, split):
-    qo_lens, kv_lens = (5, 1, 3), (200, 64, 0)
-    q, k, v = random(9, 4, HEAD_DIM), random(264, 2, HEAD_DIM, seed=1), random(264, 2, HEAD_DIM, seed=2)
-    # The bias is indexed by the keys of a request: that of the longest serves all.
-    bias = random(4 * 200, dtype=BF16, seed=3)
-    wrapper = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(workspace, variant=SOFTENED)
-    wrapper.plan(indptr(qo_lens), indptr(kv_lens), 4, 2, HEAD_DIM, q_data_type=F16, **split)
-    assert bool(wrapper._plan_made.has_merge) == ("fixed_split_size" in split)
-    o, lse = wrapper.run(q, k, v, bias, 3.0, return_lse=True)
-    expected = [
-        attend_softened(x, a, b, bias[: 4 * len(a)].reshape(4, len(a)), 3.0)
-        for x, a, b in zip(q.split(qo_lens), k.split(kv_lens), v.split(kv_lens), strict=True)
-    ]
-    check(o, torch.cat([x for x, _ in expected]), lse, torch.cat([x for _, x in expected]))
 
 
 @pytest.mark.parametrize("kv_len", [0, 63, 1500])

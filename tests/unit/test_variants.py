@@ -1,6 +1,7 @@
 """Custom attention variants as part of a configuration: names, JSON, parameters, refusals."""
 
 import dataclasses
+import shlex
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from flashinfer_jit import jit
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.jit.config import AttentionConfig, config_from_dict
+from flashinfer_jit.jit.kernels import warmup_command
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.params import TABLES, table_of
 from flashinfer_jit.jit.render import render
 from flashinfer_jit.jit.tiling import candidates
+from flashinfer_jit.plan import parse_key
 from flashinfer_jit.variant_binding import alibi_slopes, bind_variant, binding
 from flashinfer_jit.variants import AttentionVariant, from_flashinfer, variant_from_json
 
@@ -52,6 +55,13 @@ def test_only_the_kernel_of_the_variant_has_it(arch: str) -> None:
 
     assert "bias[qo_head_idx] * strength" in text(VARIANT.to_json())
     assert "variant_" not in text(None)
+
+
+def test_the_command_for_a_text_with_quotes() -> None:
+    quoted = config(dataclasses.replace(VARIANT, logits_transform="return logits + (kv_idx == 'k');").to_json())
+    key = KernelKey(quoted, candidates(quoted, ARCHS["gfx942"])[0], ARCHS["gfx942"])
+    *_, option, text = shlex.split(warmup_command(key))
+    assert option == "--key" and parse_key(text) == key
 
 
 def test_the_slug_tells_texts_apart() -> None:
