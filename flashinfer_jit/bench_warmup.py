@@ -75,9 +75,11 @@ def measure(archs: Sequence[str], presets: Sequence[str], jobs: int) -> list[War
         alone, said = _warm_up(one, [*options, "--jobs", "1"])
         together, _ = _warm_up(many, [*options, "--jobs", str(jobs)])
         again = [_warm_up(many, options) for _ in range(CACHED_RUNS)]
-        largest = max(item.num_bytes for item in items(Cache(Path(many))))
+        found = items(Cache(Path(many)))
+    largest = max(item.num_bytes for item in found)
+    spilling = sum(item.meta["resources"][name] > 0 for item in found for name in ("vgpr_spills", "sgpr_spills"))
     compiled = said["compiled"]
-    if said["failed"] or any(found["cached"] != compiled for _, found in again):
+    if said["failed"] or any(looked["cached"] != compiled for _, looked in again):
         raise UnsupportedConfigError(
             f"of {compiled} kernels not all were compiled and found again: run warmup to see why"
         )
@@ -89,6 +91,7 @@ def measure(archs: Sequence[str], presets: Sequence[str], jobs: int) -> list[War
         WarmupRow(
             "cached", "all of them cached, best of 3", min(seconds for seconds, _ in again), "s", "1 for 200 kernels"
         ),
+        WarmupRow("spilling", "kernels that spill registers", spilling, "", "0"),
         WarmupRow("entry", "largest entry of the cache", largest / 1e3, "kB", "120"),
     ]
 

@@ -77,7 +77,7 @@ def test_bench_warmup_measures_what_the_goals_speak_of(hipcc, cache_dir, monkeyp
     rows = {row["name"]: row["value"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert rows["kernels"] == len(keys_of(presets.preset_configs("deepseek-v3", "bfloat16")[0], [ARCHS["gfx942"]]))
     assert rows["one_job"] > 0 and rows["ratio"] == pytest.approx(rows["one_job"] / rows["jobs"])
-    assert rows["cached"] > 0 and 0 < rows["entry"] < 120
+    assert rows["cached"] > 0 and 0 < rows["entry"] < 120 and rows["spilling"] == 0
     assert not cache_dir.exists()
     monkeypatch.setenv("MAX_JOBS", "1")
     assert bench.main(["warmup", "--jobs", "2"]) == 2
