@@ -128,12 +128,11 @@ def _decode_tiles(config: AttentionConfig) -> tuple[TileConfig, ...]:
     waves_per_simd = 4 if head_dim <= 128 else 2
     if config.position_encoding == "rope_llama":
         waves_per_simd = 2 if head_dim <= 160 else 1
-    elif (
-        waves_per_simd == 4
-        and config.dtype_kv != config.dtype_compute
-        and config.kv_source in ("page_size_1", "page_size_any")
-    ):
-        waves_per_simd = 3
+    elif waves_per_simd == 4 and config.kv_source in ("page_size_1", "page_size_any"):
+        # An address for each key: beside a wide head's, or what makes elements of fp8, it is too much for four waves.
+        is_wide = head_dim > 96 and (config.kv_source == "page_size_any" or config.position_encoding == "alibi")
+        if is_wide or config.dtype_kv != config.dtype_compute:
+            waves_per_simd = 3
     if config.variant is not None:
         waves_per_simd = min(waves_per_simd, 3)
     one_row_tile = TileConfig(16, 64, 4, waves_per_simd)

@@ -41,7 +41,7 @@ CASES = (
     (BF16, None, 64, 7, 2, "NHD", 5, 1, False, CAP),
     (F16, None, 96, 3, 1, "NHD", 1, 3, True, WINDOW),
     (BF16, None, 128, 1, 3, "HND", 16, 1, False, ROPE),
-    (F16, None, 80, 5, 1, "HND", 7, 1, True, ALIBI),
+    (F16, None, 112, 5, 1, "HND", 7, 1, True, ALIBI),
     (BF16, E4M3, 128, 4, 2, "NHD", 32, 1, False, PLAIN),
     (F16, E4M3_FNUZ, 64, 8, 1, "NHD", 1, 1, False, CAP),
     (BF16, E4M3, 64, 16, 1, "HND", 3, 2, True, PLAIN),
