@@ -30,6 +30,7 @@ from support.paged import make_batch
 
 F16, BF16 = torch.float16, torch.bfloat16
 E4M3, E4M3_FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
+E5M2, E5M2_FNUZ = torch.float8_e5m2, torch.float8_e5m2fnuz
 PLAIN, WINDOW, CAP = {}, {"window_left": 70}, {"logits_soft_cap": 4.0}
 ROPE, ALIBI = {"pos_encoding_mode": "ROPE_LLAMA"}, {"pos_encoding_mode": "ALIBI"}
 ROPE_BF16_LSE = Tolerance(6e-3, 0.0)
@@ -44,11 +45,12 @@ CASES = (
     (F16, None, 112, 5, 1, "HND", 7, 1, True, ALIBI),
     (BF16, E4M3, 128, 4, 2, "NHD", 32, 1, False, PLAIN),
     (F16, E4M3_FNUZ, 64, 8, 1, "NHD", 1, 1, False, CAP),
-    (BF16, E4M3, 64, 16, 1, "HND", 3, 2, True, PLAIN),
+    (BF16, E5M2, 64, 16, 1, "HND", 3, 2, True, PLAIN),
     (F16, None, 256, 2, 1, "NHD", 16, 1, False, PLAIN),
     (BF16, None, 64, 32, 1, "NHD", 16, 1, False, PLAIN),
     (F16, None, 128, 128, 1, "HND", 16, 1, False, WINDOW),
     (F16, None, 64, 8, 1, "NHD", 16, 5, True, PLAIN),
+    (F16, E5M2_FNUZ, 64, 4, 1, "NHD", 16, 1, False, PLAIN),
 )
 
 
