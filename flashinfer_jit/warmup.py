@@ -222,7 +222,10 @@ def _warm_up(arguments: argparse.Namespace) -> int:
     output = Cache(arguments.output.absolute()) if arguments.output else None
     only_look = arguments.check or arguments.dry_run
     # Looking is no work for several: in order, then.
-    jobs = 1 if only_look else min(arguments.jobs or max_jobs(), max_jobs())
+    most = max_jobs()
+    jobs = 1 if only_look else min(arguments.jobs or most, most)
+    if not only_look and not arguments.quiet and (arguments.jobs or 0) > most:
+        print(f"--jobs {arguments.jobs}: cores, memory and MAX_JOBS allow {most}", file=sys.stderr)
     start = time.perf_counter()
     outcomes: list[Outcome] = []
     with Progress(len(choice.keys), stream_for(arguments.json), arguments.quiet) as progress:

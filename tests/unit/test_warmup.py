@@ -85,6 +85,14 @@ def _fails_for(factor: int):
     return build
 
 
+def test_more_jobs_than_the_machine_bears_are_said(hipcc, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MAX_JOBS", "1")
+    assert main([*keys_as_options(1), "--jobs", "64"]) == 0
+    assert capsys.readouterr().err == "--jobs 64: cores, memory and MAX_JOBS allow 1\n"
+    assert main([*keys_as_options(1), "--jobs", "64", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_repeated_keys_are_one_kernel(hipcc, capsys) -> None:
     assert main([*keys_as_options(1, 1, 1)]) == 0
     assert capsys.readouterr().out.count("compiled vector_add") == 1
