@@ -297,7 +297,8 @@ def _validate(
         merge_key=merge.partials_key(arch, config),
         logits=logits,
         dtype_o=dtypes[2],
-        max_parts=tiling.concurrent_parts(arch, tile, group_size, num_kv_heads),
+        # One for each compute unit: its waves have enough loads on their way, and every part more has to be merged.
+        max_parts=max(int(tiling.units_of_a_part(arch, tile, group_size, num_kv_heads)), 1),
         num_qo_heads=num_qo_heads,
         num_kv_heads=num_kv_heads,
         head_dim_vo=v.shape[2],

@@ -229,6 +229,7 @@ def schedule(
             table.kv_end,
             qo_len=qo_len,
             max_work_items=max_items,
+            num_units=tiling.units_of_a_part(arch, problem.tile, num_rows, problem.num_kv_heads),
             max_partial_rows=max_partial_rows,
             fixed_chunk=fixed_chunk,
             batch_invariant=split.batch_invariant,

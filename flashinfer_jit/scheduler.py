@@ -25,6 +25,12 @@ WORK_ITEM_FIELDS = 8
 # Workgroups of the prefill kernel that a compute unit runs at a time, while one waits the other computes.
 WORKGROUPS_PER_CU = 2
 UINT16_MAX = 0xFFFF
+# What a part costs beside its keys, in keys that a compute unit streams in the time, by the timing model for head
+# dimension 128 in 16 bits: starting it; merging at all; a part more to merge.
+START_COST, MERGE_COST, MERGED_PART_COST = 24, 120, 9
+# Parts for each compute unit among which the best is chosen; requests that are more make up for one another.
+ROUNDS = np.array([1, 2, 3, 4, 6, 8])
+MAX_CHOOSING_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def plan_decode(
     qo_len: int,
     max_work_items: int,
     max_partial_rows: int,
+    num_units: float | None = None,
     fixed_chunk: int | None = None,
     batch_invariant: bool = False,
     pad_work_items: int = 0,
@@ -93,6 +100,8 @@ def plan_decode(
         Workgroups that can run at the same time, for one KV head: more are made, but no more than one a request.
     max_partial_rows : int
         Rows that the workspace has for partial results.
+    num_units : float, optional
+        Compute units for one KV head. With them the parts are chosen so that units finish together.
     fixed_chunk : int, optional
         Keys of a part; otherwise it is chosen. Where pages are a multiple of a tile's keys, so must it be.
     batch_invariant : bool
@@ -123,9 +132,7 @@ def plan_decode(
                 f"{max_partial_rows}"
             )
     else:
-        # Parts of the time that all of the work takes when it is spread evenly: that makes at most one more for each
-        # request than can run at the same time, and none takes longer than all.
-        common = max(MIN_CHUNK_KEYS, _round_up(-(-int(np.add.reduce(num_keys)) // max_work_items)))
+        common = _choose_chunk(num_keys, max_work_items, num_units, pad_work_items)
         while True:
             is_split = num_keys > common
             split = is_split.nonzero()[0]
@@ -174,6 +181,29 @@ def plan_decode(
         used = items[:num_items]
         items[:num_items] = used.take(_descending(used[:, 2] - used[:, 1], CHUNK_GRANULE), axis=0)
     return DecodePlan(items, merge_indptr, merge_rows, num_partial_rows, bool(num_rows))
+
+
+def _choose_chunk(num_keys: Lengths, max_work_items: int, num_units: float | None, pad_work_items: int) -> int:
+    """Return the keys that a part has at most."""
+    total = int(np.add.reduce(num_keys))
+    # Parts of the time that all of the work takes when it is spread evenly: that makes at most one more for each
+    # request than can run at the same time, and none takes longer than all.
+    even = max(MIN_CHUNK_KEYS, _round_up(-(-total // max_work_items)))
+    longest = int(num_keys.max(initial=0))
+    if num_units is None or len(num_keys) > MAX_CHOOSING_ROUNDS * num_units or longest <= MIN_CHUNK_KEYS:
+        return even
+    # A unit that gets one part more than the others keeps them waiting: the fewer it has, the more that matters.
+    chunks = np.empty(len(ROUNDS) + 2, dtype=np.int64)
+    chunks[:-2] = np.maximum(_round_up(np.ceil(total / (num_units * ROUNDS)).astype(np.int64)), MIN_CHUNK_KEYS)
+    chunks[-2:] = even, longest
+    parts = np.maximum(-(-num_keys // chunks[:, None]), 1)
+    num_items, most = parts.sum(axis=1), parts.max(axis=1)
+    rounds = np.ceil(num_items / num_units)
+    cost = np.maximum(rounds * total / num_items, -(-longest // most))
+    cost += START_COST * rounds + (most > 1) * (MERGE_COST + MERGED_PART_COST * most)
+    if pad_work_items:
+        cost[:-2][num_items[:-2] > pad_work_items] = np.inf
+    return int(chunks[cost.argmin()])
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,11 @@ def smallest_holding(tiles: tuple[TileConfig, ...], num_rows: int) -> TileConfig
     return next((tile for tile in tiles if num_rows <= tile.block_q), tiles[-1])
 
 
+def units_of_a_part(arch: Arch, tile: TileConfig, num_rows: int, num_kv_heads: int) -> float:
+    """Return how many parts of requests give each compute unit of ``arch`` one workgroup."""
+    return arch.num_cus / (num_kv_heads * -(-num_rows // tile.block_q))
+
+
 def concurrent_parts(arch: Arch, tile: TileConfig, num_rows: int, num_kv_heads: int) -> int:
     """Return how many parts of requests ``arch`` attends at the same time: its workgroups over those of one part."""
     blocks_per_cu = 4 * tile.waves_per_simd // tile.num_waves

@@ -12,6 +12,7 @@ OPTIONS = st.fixed_dictionaries(
     {
         "qo_len": st.sampled_from([1, 3]),
         "max_work_items": st.sampled_from([1, 7, 304]),
+        "num_units": st.sampled_from([None, 0.5, 9.5, 38.0]),
         "max_partial_rows": st.sampled_from([0, 20, 100_000]),
         "pad_work_items": st.sampled_from([0, 400]),
         "pad_merge_rows": st.sampled_from([0, 50]),
@@ -57,7 +58,9 @@ def test_every_key_is_covered_once(lengths, options):
     begin, end = arrays(lengths)
     plan = plan_decode(begin, end, **options)
     assert plan.num_partial_rows <= options["max_partial_rows"]
-    assert len(plan.work_items) >= options["pad_work_items"] and len(plan.merge_rows) >= options["pad_merge_rows"]
+    # A captured graph's lists keep their lengths: the padding is for as many as there can be.
+    assert len(plan.work_items) == options["pad_work_items"] or not options["pad_work_items"]
+    assert len(plan.merge_rows) >= options["pad_merge_rows"]
     check(plan, begin, end, options["qo_len"])
 
 
@@ -86,6 +89,24 @@ def test_parts_fill_the_gpu_evenly():
     assert len(keys) <= 304 + 64
     # More than one round: the longest first.
     assert (np.diff(keys // CHUNK_GRANULE) <= 0).all()
+
+
+@pytest.mark.parametrize("num_requests", [1, 3, 10, 40, 64, 100, 150])
+def test_compute_units_finish_together(num_requests):
+    """Requests of one length, which cannot make up for one another."""
+    num_units, num_keys = 38, 5000
+    lengths = np.full(num_requests, num_keys)
+    plan = plan_decode(
+        np.zeros_like(lengths), lengths, qo_len=1, max_work_items=152, max_partial_rows=10**6, num_units=num_units
+    )
+    # Units take the next item when they are free, as the hardware's dispatcher does.
+    load = np.zeros(num_units)
+    for begin, end in plan.work_items[:, 1:3]:
+        load[load.argmin()] += end - begin
+    shortest = max(MIN_CHUNK_KEYS, num_requests * num_keys / num_units)
+    assert load.max() <= 1.2 * shortest
+    # And it is not for parts that nobody needs: each has to be merged.
+    assert len(plan.work_items) <= 8 * num_units + num_requests
 
 
 def test_what_is_fixed_is_kept_or_refused():
