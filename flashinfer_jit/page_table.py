@@ -88,22 +88,23 @@ def read(
             f"indptr has {len(starts)} elements and last_page_len {batch_size}: expected one more in indptr than there "
             "are requests"
         )
-    if indptr_host is not None and (device_starts := to_check(indptr)) is not None:
+    if indptr_host is not None and indptr_host is not indptr and (device_starts := to_check(indptr)) is not None:
         _check_same(device_starts.numpy(), starts)
     num_pages = starts[1:].astype(np.int64) - starts[:-1]
-    if starts[0] < 0 or (batch_size and np.minimum.reduce(num_pages) < 0):
+    fewest, most = (int(np.minimum.reduce(num_pages)), int(np.maximum.reduce(num_pages))) if batch_size else (0, 0)
+    if starts[0] < 0 or fewest < 0:
         request = int(np.argmax(num_pages < 0))
         raise ValueError(f"indptr must not decrease: it is {starts[request]} and then {starts[request + 1]}")
     if starts[-1] > indices.shape[0]:
         raise ValueError(f"indptr ends with {starts[-1]}, and indices has {indices.shape[0]} elements")
-    if batch_size and int(np.maximum.reduce(num_pages)) * page_size > validation.INT32_MAX:
-        raise ValueError(f"a request of {num_pages.max()} pages of {page_size} tokens has more than 2**31 - 1 keys")
+    if most * page_size > validation.INT32_MAX:
+        raise ValueError(f"a request of {most} pages of {page_size} tokens has more than 2**31 - 1 keys")
 
     longest = num_pages * page_size
     shortest = lengths = None
     last = to_check(last_page_len)
     if last is not None:
-        lengths = _lengths(num_pages, longest, last.numpy(), page_size)
+        lengths = _lengths(num_pages, longest, last.numpy(), page_size, fewest > 0)
         if seq_lens is not None and (given := to_check(seq_lens)) is not None:
             _check_seq_lens(given, lengths)
     if lengths is not None and is_on_host(last_page_len):
@@ -136,14 +137,16 @@ def _check_seq_lens(seq_lens: torch.Tensor, lengths: npt.NDArray[np.int64]) -> N
 
 
 def _lengths(
-    num_pages: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], last: npt.NDArray[np.int32], page_size: int
+    num_pages: npt.NDArray[np.int64],
+    longest: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int32],
+    page_size: int,
+    all_have_pages: bool,
 ) -> npt.NDArray[np.int64]:
     """Return the keys of each request; raise ValueError for the length of a last page that cannot be."""
     # Below 1 is above everything when read without a sign. Requests without pages may have anything.
-    in_last = last - np.int32(1)
-    if len(last) and (
-        np.minimum.reduce(num_pages) == 0 or np.maximum.reduce(in_last.view(np.uint32)) >= np.uint32(page_size)
-    ):
+    before_last = last - np.int32(1)
+    if not all_have_pages or int(np.maximum.reduce(before_last.view(np.uint32))) >= page_size:
         wrong = (num_pages > 0) & ((last < 1) | (last > page_size))
         if wrong.any():
             request = int(np.argmax(wrong))
@@ -152,7 +155,7 @@ def _lengths(
                 f"has {num_pages[request]} pages"
             )
         return np.where(num_pages > 0, longest - page_size + last, 0)
-    return longest + (in_last - np.int32(page_size - 1))
+    return longest + (before_last - np.int32(page_size - 1))
 
 
 def _largest_page(indices: npt.NDArray[np.int32], begin: int, end: int) -> int:

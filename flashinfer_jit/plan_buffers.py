@@ -55,7 +55,7 @@ class PlanBuffers:
         self.int_workspace = int_workspace
         self._numbers = _as(int_workspace, torch.int32)
         self._on_host = self._numbers.numpy() if self.device.type == "cpu" else None
-        self._sections: tuple[tuple[tuple[str, int], ...], dict[str, torch.Tensor]] = ((), {})
+        self._sections: tuple[list[tuple[str, int, int]], dict[str, torch.Tensor]] = ([], {})
         self._partials: tuple[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def store(self, lists: Mapping[str, npt.NDArray[np.int32]]) -> dict[str, torch.Tensor]:
@@ -63,8 +63,10 @@ class PlanBuffers:
 
         Lists of the same lengths are at the same addresses again, which a captured graph relies on.
         """
-        sizes = tuple((name, values.size) for name, values in lists.items())
-        total = sum(_padded(size) for _, size in sizes)
+        places, total = [], 0
+        for name, values in lists.items():
+            places.append((name, total, values.size))
+            total += _padded(values.size)
         if total > self._numbers.shape[0]:
             raise ValueError(
                 f"int_workspace_buffer is too small: this plan needs {4 * total} bytes, and it has "
@@ -76,18 +78,12 @@ class PlanBuffers:
             # From PyTorch's pool of pinned memory, which hands it out again only when the copy has been made.
             staged = torch.empty(total, dtype=torch.int32, pin_memory=True)
             host = staged.numpy()
-        first = 0
-        for values in lists.values():
-            host[first : first + values.size] = values.reshape(-1)
-            first += _padded(values.size)
+        for (_, first, size), values in zip(places, lists.values(), strict=True):
+            host[first : first + size] = values.reshape(-1)
         if staged is not None:
             self._numbers[:total].copy_(staged, non_blocking=True)
-        if sizes != self._sections[0]:
-            sections, first = {}, 0
-            for name, size in sizes:
-                sections[name] = self._numbers[first : first + size]
-                first += _padded(size)
-            self._sections = (sizes, sections)
+        if places != self._sections[0]:
+            self._sections = (places, {name: self._numbers[first : first + size] for name, first, size in places})
         return self._sections[1]
 
     def partials(self, num_heads: int, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

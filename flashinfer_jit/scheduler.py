@@ -149,8 +149,8 @@ def plan_decode(
     num_items = num_whole + num_partial_rows // qo_len
     items = np.zeros((max(num_items, pad_work_items), WORK_ITEM_FIELDS), dtype=np.int32)
     items[num_items:, 2:4] = -1
-    whole = slice(None) if num_whole == num_requests else (~is_split).nonzero()[0]
-    items[:num_whole, 0] = np.arange(num_requests)[whole]
+    whole = (~is_split).nonzero()[0]
+    items[:num_whole, 0] = whole
     items[:num_whole, 1] = kv_begin[whole]
     items[:num_whole, 2] = kv_end[whole]
     items[:num_whole, 3] = -1
@@ -174,8 +174,11 @@ def plan_decode(
         columns[3] *= qo_len
         columns[3] += part
         items[num_whole:num_items, :5] = columns[:5].T
-        merge_rows[:num_rows] = (split[:, None] * qo_len + np.arange(qo_len)).ravel()
-        merge_indptr[1 : num_rows + 1] = np.add.accumulate(parts.repeat(qo_len))
+        if qo_len == 1:
+            merge_rows[:num_rows], merge_indptr[1 : num_rows + 1] = split, ends
+        else:
+            merge_rows[:num_rows] = (split[:, None] * qo_len + np.arange(qo_len)).ravel()
+            merge_indptr[1 : num_rows + 1] = np.add.accumulate(parts.repeat(qo_len))
     if num_items > max_work_items:
         # More than one round: the longest first, so that the last round ends together.
         used = items[:num_items]
@@ -189,8 +192,10 @@ def _choose_chunk(num_keys: Lengths, max_work_items: int, num_units: float | Non
     # Parts of the time that all of the work takes when it is spread evenly: that makes at most one more for each
     # request than can run at the same time, and none takes longer than all.
     even = max(MIN_CHUNK_KEYS, _round_up(-(-total // max_work_items)))
+    if num_units is None or len(num_keys) > MAX_CHOOSING_ROUNDS * num_units:
+        return even
     longest = int(num_keys.max(initial=0))
-    if num_units is None or len(num_keys) > MAX_CHOOSING_ROUNDS * num_units or longest <= MIN_CHUNK_KEYS:
+    if longest <= MIN_CHUNK_KEYS:
         return even
     # A unit that gets one part more than the others keeps them waiting: the fewer it has, the more that matters.
     chunks = np.empty(len(ROUNDS) + 2, dtype=np.int64)
