@@ -580,7 +580,10 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
             ``[num_pages, 2, page_size, num_kv_heads, head_dim]`` (NHD) or ``[num_pages, 2, num_kv_heads, page_size,
             head_dim]`` (HND), or a tuple of keys and values without the 2. For a page size of 1 its dimension may be
             absent. A list is refused, as in FlashInfer.
-        partial_state, kv_cache_sf, skip_softmax_threshold_scale_factor : optional
+        partial_state : tuple of torch.Tensor, optional
+            Output and log-sum-exp of the same queries over other keys, ``[nnz, num_qo_heads, head_dim_vo]`` of the
+            output's dtype and ``[nnz, num_qo_heads]`` float32. The result is that over all keys; this is read only.
+        kv_cache_sf, skip_softmax_threshold_scale_factor : optional
             Not built.
         q, q_scale, k_scale, v_scale, out, lse, return_lse, enable_pdl, window_left, sinks
             As for ``BatchPrefillWithRaggedKVCacheWrapper.run``.
@@ -600,13 +603,16 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
         ValueError
             For tensors that do not fit the plan.
         """
-        if not (partial_state is kv_cache_sf is skip_softmax_threshold_scale_factor is None):
-            unbuilt = {"partial_state": partial_state, "kv_cache_sf": kv_cache_sf}
+        if not (kv_cache_sf is skip_softmax_threshold_scale_factor is None):
             validation.refuse_given(
-                {**unbuilt, "skip_softmax_threshold_scale_factor": skip_softmax_threshold_scale_factor}
+                {"kv_cache_sf": kv_cache_sf, "skip_softmax_threshold_scale_factor": skip_softmax_threshold_scale_factor}
             )
         k, v = kv_cache.unpack(paged_kv_cache, self._kv_layout)
-        return self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, return_lse, window_left, sinks, args)
+        if partial_state is not None:
+            self._check_partial_state(partial_state, q)
+        wants_lse = return_lse or partial_state is not None
+        result = self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, wants_lse, window_left, sinks, args)
+        return result if partial_state is None else self._merge_state(result, partial_state, return_lse)
 
     def _check_kv(self, plan: PlanMade, k: torch.Tensor, v: torch.Tensor) -> None:
         problem, max_page = plan.problem, plan.batch.max_page

@@ -10,6 +10,7 @@ from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.prefill_plan import PlanMade, PrefillPlanner
 from flashinfer_jit.prefill_problem import PrefillProblem
+from flashinfer_jit.states import merge_state_in_place
 
 Attention = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
@@ -193,6 +194,24 @@ class PrefillLauncher(PrefillPlanner):
             sinks=sinks,
             attention=(plan.params, tensors),
         )
+
+    def _check_partial_state(self, partial_state: Any, q: torch.Tensor) -> None:
+        """Raise ValueError unless ``partial_state`` is a state of the queries ``q``."""
+        if self._results is None:
+            raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
+        if not isinstance(partial_state, tuple) or len(partial_state) != 2:
+            raise ValueError(
+                f"partial_state must be a tuple of an output and a log-sum-exp, got {type(partial_state).__name__}"
+            )
+        num_heads, head_dim_vo, dtype_o = self._results
+        shape = (q.shape[0], num_heads, head_dim_vo)
+        validation.check_result("partial_state[0]", partial_state[0], shape, dtype_o, q.device)
+        validation.check_result("partial_state[1]", partial_state[1], shape[:2], torch.float32, q.device)
+
+    def _merge_state(self, result: Attention, partial_state: tuple[torch.Tensor, ...], return_lse: bool) -> Attention:
+        o, lse = result
+        merge_state_in_place(o, lse, partial_state[0], partial_state[1])
+        return (o, lse) if return_lse else o
 
     def _check_inputs(self, plan: PlanMade, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Check q, k and v against the plan; tensors like those seen last are not checked again."""

@@ -20,6 +20,7 @@ from flashinfer_jit import (
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.arch import ARCHS
+from flashinfer_jit.merge import merge_key
 from flashinfer_jit.prefill_problem import PrefillOptions, resolve
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance, attention_reference
 
@@ -244,6 +245,8 @@ def kernel_keys(arch):
         for tile in problem.tiles:
             yield problem.kernel_key(tile, False)
         yield problem.merge_key(False)
+    for dtype in ("float16", "float32"):
+        yield merge_key(arch, dtype, dtype, 64)
 
 
 RAGGED, PAGED = CASES[0], CASES[6]
@@ -425,6 +428,26 @@ def test_results_are_written_where_told():
     assert s is lse
     assert torch.equal(out, expected[0])
     assert torch.equal(lse, expected[1])
+
+
+@pytest.mark.parametrize("case", [PAGED, CASES[9]], ids=str)
+def test_a_partial_state_is_merged(case):
+    batch = make(case)
+    wrapper = batch.wrapper()
+    batch.plan(wrapper)
+    o, lse = batch.run(wrapper, return_lse=True)
+    generator = torch.Generator().manual_seed(5)
+    other = torch.randn(o.shape, generator=generator).to(o.dtype), 3 * torch.randn(lse.shape, generator=generator)
+    # Also where queries see no key here, or none there.
+    other[1][::3] = -math.inf
+    expected = flashinfer_jit.merge_state(o, lse, *other)
+    kept = tuple(x.clone() for x in other)
+    merged = batch.run(wrapper, return_lse=True, partial_state=other)
+    assert all(torch.equal(a, b) for a, b in zip(merged, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(other, kept, strict=True))
+    out = torch.empty_like(o)
+    assert batch.run(wrapper, out=out, partial_state=other) is out
+    assert torch.equal(out, expected[0])
 
 
 def test_a_table_changed_after_plan_is_refused_by_name():
@@ -646,7 +669,8 @@ def empty_cache(**changes):
         ({"sinks": torch.zeros(3)}, ValueError, "Invalid sinks"),
         ({"k_scale": 0.0}, ValueError, "k_scale=0.0"),
         ({"v_scale": torch.ones(3)}, ValueError, "Invalid v_scale"),
-        ({"partial_state": (1, 2)}, UnsupportedConfigError, "partial_state"),
+        ({"partial_state": [1, 2]}, ValueError, "partial_state must be a tuple"),
+        ({"partial_state": (torch.zeros(45, 2, 64), None)}, ValueError, r"Invalid dtype of partial_state\[0\]"),
         ({"kv_cache_sf": 1}, UnsupportedConfigError, "kv_cache_sf"),
         ({"skip_softmax_threshold_scale_factor": 1.0}, UnsupportedConfigError, "skip_softmax"),
     ],
