@@ -4,14 +4,16 @@ The public functions use them only while ``torch.compiler.is_compiling()``; in e
 An operator's kernel is the eager function itself, so both ways check and compute the same.
 """
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 NAMESPACE = "flashinfer_jit"
+F = TypeVar("F", bound=Callable[..., Any])
 # Opened at import, because operators cannot be defined while a graph is being traced.
 _library = torch.library.Library(NAMESPACE, "DEF")
 
@@ -36,6 +38,27 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
     _library.impl(name, function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def traceable(schema: str, fake: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorator: while torch.compile traces, the function is the operator of this schema, which takes what it takes.
+
+    Parameters
+    ----------
+    schema, fake
+        As for ``define``; arguments have the names, the order and the defaults of the function's.
+    """
+
+    def decorate(function: F) -> F:
+        operator = define(schema, function, fake)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (operator if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def number_of(value: Any) -> int:
@@ -63,5 +86,5 @@ def join_scale(number: float | None, tensor: torch.Tensor | None) -> float | tor
     return number if tensor is None else tensor
 
 
-def no_results(*args: Any) -> None:
+def no_results(*args: Any, **kwargs: Any) -> None:
     """The fake of an operator that only writes tensors it is given."""

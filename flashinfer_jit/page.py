@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashinfer_jit import kv_cache, page_table, runtime, validation
+from flashinfer_jit import kv_cache, ops, page_table, runtime, validation
 from flashinfer_jit.attention_options import DTYPES_FP8
 from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.errors import UnsupportedConfigError
@@ -53,6 +53,10 @@ def get_seq_lens(kv_indptr: torch.Tensor, kv_last_page_len: torch.Tensor, page_s
     return torch.clamp(kv_indptr[1:] - kv_indptr[:-1] - 1, min=0) * page_size + kv_last_page_len
 
 
+@ops.traceable(
+    "get_batch_indices_positions(Tensor append_indptr, Tensor seq_lens, SymInt nnz) -> (Tensor, Tensor)",
+    lambda append_indptr, seq_lens, nnz: tuple(seq_lens.new_empty(nnz, dtype=torch.int32) for _ in range(2)),
+)
 def get_batch_indices_positions(
     append_indptr: torch.Tensor, seq_lens: torch.Tensor, nnz: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +155,12 @@ def append_paged_kv_cache(
     KeyError
         For an unknown ``kv_layout`` or a cache that is no tensor or tuple.
     """
+    if torch.compiler.is_compiling():
+        caches = list(paged_kv_cache) if isinstance(paged_kv_cache, tuple) else [paged_kv_cache]
+        table = (kv_indices, kv_indptr, kv_last_page_len)
+        options = (kv_layout, backend, k_scale, v_scale)
+        _append_traced(append_key, append_value, batch_indices, positions, caches, *table, *options)
+        return
     active = runtime.current()
     validation.check_kv_layout(kv_layout)
     is_for_aiter = backend != "native" and aiter.is_wanted(backend)
@@ -169,6 +179,42 @@ def append_paged_kv_cache(
     )
 
 
+def _append_operator(
+    append_key: torch.Tensor,
+    append_value: torch.Tensor,
+    batch_indices: torch.Tensor,
+    positions: torch.Tensor,
+    caches: list[torch.Tensor],
+    kv_indices: torch.Tensor,
+    kv_indptr: torch.Tensor,
+    kv_last_page_len: torch.Tensor,
+    kv_layout: str,
+    backend: str,
+    k_scale: float | None,
+    v_scale: float | None,
+) -> None:
+    cache = caches[0] if len(caches) == 1 else (caches[0], caches[1])
+    table = (kv_indices, kv_indptr, kv_last_page_len)
+    scales = {"k_scale": k_scale, "v_scale": v_scale}
+    append_paged_kv_cache(
+        append_key, append_value, batch_indices, positions, cache, *table, kv_layout, backend, **scales
+    )
+
+
+_append_traced = ops.define(
+    """append_paged_kv_cache(Tensor append_key, Tensor append_value, Tensor batch_indices, Tensor positions,
+    Tensor(a!)[] caches, Tensor kv_indices, Tensor kv_indptr, Tensor kv_last_page_len, str kv_layout, str backend,
+    float? k_scale, float? v_scale) -> ()""",
+    _append_operator,
+    ops.no_results,
+)
+
+
+@ops.traceable(
+    """append_paged_mla_kv_cache(Tensor append_ckv, Tensor append_kpe, Tensor batch_indices, Tensor positions,
+    Tensor(a!) ckv_cache, Tensor(b!) kpe_cache, Tensor kv_indices, Tensor kv_indptr, Tensor kv_last_page_len) -> ()""",
+    ops.no_results,
+)
 def append_paged_mla_kv_cache(
     append_ckv: torch.Tensor,
     append_kpe: torch.Tensor,

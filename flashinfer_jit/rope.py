@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from flashinfer_jit import runtime, validation
+from flashinfer_jit import ops, runtime, validation
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.families.apply_rope import ApplyRopeConfig
@@ -87,8 +87,7 @@ def apply_rope(
         For shapes, strides and devices that do not fit.
     """
     results = _like(q, k)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta)
-    _rotate(q, k, results, (offsets, indptr), rotary_dim, interleave, frequencies)
+    _rotate(q, k, *results, offsets, indptr, rotary_dim, interleave, rope_scale, rope_theta)
     return results
 
 
@@ -103,8 +102,7 @@ def apply_rope_inplace(
     rope_theta: float = 1e4,
 ) -> None:
     """Do as ``apply_rope``, in place."""
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta)
-    _rotate(q, k, (q, k), (offsets, indptr), rotary_dim, interleave, frequencies)
+    _rotate(None, None, q, k, offsets, indptr, rotary_dim, interleave, rope_scale, rope_theta)
 
 
 def apply_rope_pos_ids(
@@ -118,8 +116,7 @@ def apply_rope_pos_ids(
 ) -> Pair:
     """Do as ``apply_rope``, with the position of every token in ``pos_ids``, ``[nnz]`` int32 or int64."""
     results = _like(q, k)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta)
-    _rotate(q, k, results, (pos_ids, None), rotary_dim, interleave, frequencies)
+    _rotate(q, k, *results, pos_ids, None, rotary_dim, interleave, rope_scale, rope_theta)
     return results
 
 
@@ -133,8 +130,7 @@ def apply_rope_pos_ids_inplace(
     rope_theta: float = 1e4,
 ) -> None:
     """Do as ``apply_rope_pos_ids``, in place."""
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta)
-    _rotate(q, k, (q, k), (pos_ids, None), rotary_dim, interleave, frequencies)
+    _rotate(None, None, q, k, pos_ids, None, rotary_dim, interleave, rope_scale, rope_theta)
 
 
 def apply_llama31_rope(
@@ -173,9 +169,8 @@ def apply_llama31_rope(
         As ``apply_rope``.
     """
     results = _like(q, k)
-    factors = (low_freq_factor, high_freq_factor, old_context_len)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta, factors)
-    _rotate(q, k, results, (offsets, indptr), rotary_dim, interleave, frequencies)
+    factors = [low_freq_factor, high_freq_factor, old_context_len]
+    _rotate(q, k, *results, offsets, indptr, rotary_dim, interleave, rope_scale, rope_theta, factors)
     return results
 
 
@@ -193,9 +188,8 @@ def apply_llama31_rope_inplace(
     old_context_len: int = 8192,
 ) -> None:
     """Do as ``apply_llama31_rope``, in place."""
-    factors = (low_freq_factor, high_freq_factor, old_context_len)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta, factors)
-    _rotate(q, k, (q, k), (offsets, indptr), rotary_dim, interleave, frequencies)
+    factors = [low_freq_factor, high_freq_factor, old_context_len]
+    _rotate(None, None, q, k, offsets, indptr, rotary_dim, interleave, rope_scale, rope_theta, factors)
 
 
 def apply_llama31_rope_pos_ids(
@@ -212,9 +206,8 @@ def apply_llama31_rope_pos_ids(
 ) -> Pair:
     """Do as ``apply_llama31_rope``, with the position of every token in ``pos_ids``, ``[nnz]`` int32 or int64."""
     results = _like(q, k)
-    factors = (low_freq_factor, high_freq_factor, old_context_len)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta, factors)
-    _rotate(q, k, results, (pos_ids, None), rotary_dim, interleave, frequencies)
+    factors = [low_freq_factor, high_freq_factor, old_context_len]
+    _rotate(q, k, *results, pos_ids, None, rotary_dim, interleave, rope_scale, rope_theta, factors)
     return results
 
 
@@ -231,9 +224,8 @@ def apply_llama31_rope_pos_ids_inplace(
     old_context_len: int = 8192,
 ) -> None:
     """Do as ``apply_llama31_rope_pos_ids``, in place."""
-    factors = (low_freq_factor, high_freq_factor, old_context_len)
-    frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta, factors)
-    _rotate(q, k, (q, k), (pos_ids, None), rotary_dim, interleave, frequencies)
+    factors = [low_freq_factor, high_freq_factor, old_context_len]
+    _rotate(None, None, q, k, pos_ids, None, rotary_dim, interleave, rope_scale, rope_theta, factors)
 
 
 def apply_rope_with_cos_sin_cache(
@@ -283,7 +275,7 @@ def apply_rope_with_cos_sin_cache_inplace(
     is_neox: bool = True,
 ) -> None:
     """Do as ``apply_rope_with_cos_sin_cache``, in place."""
-    _rotate_by_cache(positions, (query, key), (query, key), head_size, cos_sin_cache, is_neox)
+    _rotate_by_cache(positions, (query, key), None, head_size, cos_sin_cache, is_neox)
 
 
 def _like(q: torch.Tensor, k: torch.Tensor) -> Pair:
@@ -298,7 +290,7 @@ def _frequencies(
     rotary_dim: int | None,
     rope_scale: float,
     rope_theta: float,
-    factors: tuple[float, float, float] | None = None,
+    factors: list[float] | None,
 ) -> _Frequencies:
     scale, theta = validation.check_scale("rope_scale", rope_scale), validation.check_scale("rope_theta", rope_theta)
     decay = theta ** (-2.0 / max(rotary_dim or q.shape[-1], 1))
@@ -320,33 +312,50 @@ def _key(config: ApplyRopeConfig, arch: Arch) -> KernelKey:
 
 
 def _rotate_by_cache(
-    positions: torch.Tensor, tensors: Pair, results: Pair, head_size: int, cos_sin_cache: torch.Tensor, is_neox: bool
+    positions: torch.Tensor, tensors: Pair, results: Pair | None, head_size: int, table: torch.Tensor, is_neox: bool
 ) -> None:
     for name, tensor in zip(("query", "key"), tensors, strict=True):
         validation.check_tensor(name, tensor, ("nnz", "num_heads * head_size"))
         if tensor.shape[1] % head_size:
             raise ValueError(f"{name} has {tensor.shape[1]} columns: expected a multiple of head_size={head_size}")
-    validation.check_tensor("cos_sin_cache", cos_sin_cache, ("max_position", "rotary_dim"))
-    if cos_sin_cache.dtype != torch.float32:
-        raise ValueError(f"cos_sin_cache should be float32, got {cos_sin_cache.dtype}")
-    q, k, q_out, k_out = (tensor.unflatten(1, (-1, head_size)) for tensor in (*tensors, *results))
-    rotary_dim = cos_sin_cache.shape[1]
-    _rotate(q, k, (q_out, k_out), (positions, None), rotary_dim, not is_neox, None, cos_sin_cache)
+    validation.check_tensor("cos_sin_cache", table, ("max_position", "rotary_dim"))
+    if table.dtype != torch.float32:
+        raise ValueError(f"cos_sin_cache should be float32, got {table.dtype}")
+    q, k = (tensor.unflatten(1, (-1, head_size)) for tensor in tensors)
+    heads = (None, None, q, k)
+    if results is not None:
+        heads = (q, k, *(tensor.unflatten(1, (-1, head_size)) for tensor in results))
+    _rotate(*heads, positions, None, table.shape[1], not is_neox, cos_sin_cache=table)
 
 
+@ops.traceable(
+    """apply_rope(Tensor? q, Tensor? k, Tensor(a!) q_out, Tensor(b!) k_out, Tensor positions, Tensor? indptr,
+    SymInt? rotary_dim, bool interleave, float rope_scale=1.0, float rope_theta=1.0, float[]? factors=None, *,
+    Tensor? cos_sin_cache=None) -> ()""",
+    ops.no_results,
+)
 def _rotate(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    results: Pair,
-    indices: tuple[torch.Tensor, torch.Tensor | None],
+    q: torch.Tensor | None,
+    k: torch.Tensor | None,
+    q_out: torch.Tensor,
+    k_out: torch.Tensor,
+    positions: torch.Tensor,
+    indptr: torch.Tensor | None,
     rotary_dim: int | None,
     interleave: bool,
-    frequencies: _Frequencies | None,
+    rope_scale: float = 1.0,
+    rope_theta: float = 1.0,
+    factors: list[float] | None = None,
+    *,
     cos_sin_cache: torch.Tensor | None = None,
 ) -> None:
+    """Rotate q and k into q_out and k_out, or, if they are None, these in place."""
+    q, k = q_out if q is None else q, k_out if k is None else k
+    frequencies = None
+    if cos_sin_cache is None:
+        frequencies = _frequencies(q, rotary_dim, rope_scale, rope_theta, factors)
     active = runtime.current()
-    positions, indptr = indices
-    tensors = {"q": q, "k": k, "positions": positions, "q_out": results[0], "k_out": results[1]}
+    tensors = {"q": q, "k": k, "positions": positions, "q_out": q_out, "k_out": k_out}
     tensors |= {} if indptr is None else {"indptr": indptr}
     tensors |= {} if cos_sin_cache is None else {"cos_sin_cache": cos_sin_cache}
     for name in ("q", "k"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import merge, runtime, validation
+from flashinfer_jit import merge, ops, runtime, validation
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 
@@ -13,6 +13,13 @@ __all__ = ["merge_state", "merge_state_in_place", "merge_states"]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
+def _merged(v: torch.Tensor, s: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The fake results of merging: with four dimensions, the second counts states."""
+    shape = v.shape if v.ndim == 3 else (v.shape[0], *v.shape[2:])
+    return v.new_empty(shape), v.new_empty(shape[:2], dtype=torch.float32)
+
+
+@ops.traceable("merge_state(Tensor v_a, Tensor s_a, Tensor v_b, Tensor s_b) -> (Tensor, Tensor)", _merged)
 def merge_state(
     v_a: torch.Tensor, s_a: torch.Tensor, v_b: torch.Tensor, s_b: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +56,10 @@ def merge_state(
     return v, s
 
 
+@ops.traceable(
+    "merge_state_in_place(Tensor(a!) v, Tensor(b!) s, Tensor v_other, Tensor s_other, Tensor? mask=None) -> ()",
+    ops.no_results,
+)
 def merge_state_in_place(
     v: torch.Tensor,
     s: torch.Tensor,
@@ -91,6 +102,7 @@ def merge_state_in_place(
         s.copy_(lse)
 
 
+@ops.traceable("merge_states(Tensor v, Tensor s) -> (Tensor, Tensor)", _merged)
 def merge_states(v: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the attention over the union of several disjoint sets of keys.
 

@@ -85,9 +85,39 @@ def test_batch_decode_wrapper():
         torch.compile(lambda *x: wrapper.run(*x), backend="aot_eager", fullgraph=True)(q, cache)
 
 
+@pytest.mark.parametrize("is_tuple", [False, True])
+def test_what_surrounds_attention(is_tuple):
+    """Rotating, appending, merging: between calls of attention, a graph is not broken by them."""
+    q, k, v = random(9, 4, 64), random(9, 2, 64, seed=1), random(9, 2, 64, seed=2)
+    indptr, lens = torch.tensor([0, 4, 9], dtype=torch.int32), torch.tensor([20, 5], dtype=torch.int32)
+    table = (torch.tensor([2, 0, 1], dtype=torch.int32), torch.tensor([0, 2, 3], dtype=torch.int32))
+    last_page_len = torch.tensor([4, 5], dtype=torch.int32)
+
+    def layer(q, k, v, cache):
+        requests, positions = flashinfer_jit.get_batch_indices_positions(indptr, lens, q.shape[0])
+        q, k = flashinfer_jit.apply_rope_pos_ids(q, k, positions, rope_theta=1e5)
+        flashinfer_jit.apply_llama31_rope_inplace(q, k, indptr, lens)
+        caches = (cache[:, 0], cache[:, 1]) if is_tuple else cache
+        flashinfer_jit.append_paged_kv_cache(k * 2, v, requests, positions, caches, *table, last_page_len)
+        state = q, q[..., 0].float()
+        merged = flashinfer_jit.merge_state(*state, *state)
+        flashinfer_jit.merge_state_in_place(*merged, *state)
+        stacked = torch.stack([merged[0], q], 1), torch.stack([merged[1], state[1]], 1)
+        return (*merged, *flashinfer_jit.merge_states(*stacked), cache + 1)
+
+    caches = [torch.zeros(3, 2, 16, 2, 64, dtype=torch.float16) for _ in range(2)]
+    eager = layer(q, k, v, caches[0])
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)(q, k, v, caches[1])
+    assert caches[0].any()
+    for a, b in zip((*eager, caches[0]), (*compiled, caches[1]), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_operators_are_what_their_schemas_say():
     """PyTorch's own checks: results alias nothing, only what is named is written, fakes have the real shapes."""
     namespace = torch.ops.flashinfer_jit
+    # Operators are defined when their modules are imported.
+    assert flashinfer_jit.prefill and flashinfer_jit.decode and flashinfer_jit.rope and flashinfer_jit.cascade
     q, k, v = random(20, 4, 64), random(50, 2, 64, seed=1), random(50, 2, 64, seed=2)
     layout = {"kv_layout": "NHD", "pos_encoding_mode": "NONE", "sm_scale": None, "window_left": -1}
     none = ("logits_soft_cap", "rope_scale", "rope_theta", "q_scale", "k_scale", "v_scale")
@@ -108,6 +138,24 @@ def test_operators_are_what_their_schemas_say():
     out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
     arguments = (wrapper._number, q, *cache.unbind(1), out, lse, *[None] * 7, sinks, None)
     torch.library.opcheck(namespace.batch_decode_run.default, arguments)
+    s, place = torch.randn(20, 4), torch.arange(20)
+    torch.library.opcheck(namespace.merge_state.default, (q_state := random(20, 4, 64), s, q_state * 2, s + 1))
+    torch.library.opcheck(namespace.merge_state_in_place.default, (q_state, s, q_state * 2, s + 1, None))
+    torch.library.opcheck(namespace.merge_states.default, (random(20, 3, 4, 64), torch.randn(20, 3, 4)))
+    rotation = (place, None, None, False)
+    torch.library.opcheck(namespace.apply_rope.default, (q_state, k[:20], q_state + 1, k[:20] + 1, *rotation))
+    torch.library.opcheck(namespace.apply_rope.default, (None, None, q_state, k[:20].clone(), *rotation, 2.0, 1e4))
+    indptr, lens = torch.tensor([0, 4, 9], dtype=torch.int32), torch.tensor([20, 5], dtype=torch.int32)
+    torch.library.opcheck(namespace.get_batch_indices_positions.default, (indptr, lens, 9))
+    places = flashinfer_jit.get_batch_indices_positions(indptr, lens, 9)
+    table = (
+        torch.tensor([2, 0, 1], dtype=torch.int32),
+        torch.tensor([0, 2, 3], dtype=torch.int32),
+        torch.tensor([4, 5], dtype=torch.int32),
+    )
+    cache, options = torch.zeros(3, 2, 16, 2, 64, dtype=torch.float16), ("NHD", "auto", None, None)
+    arguments = (k[:9], v[:9], *places, [cache], *table, *options)
+    torch.library.opcheck(namespace.append_paged_kv_cache.default, arguments)
 
 
 def test_a_graph_outlives_no_wrapper():
