@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import validation
+from flashinfer_jit import kv_cache, level_masks, page_table, validation
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper
 from flashinfer_jit.prefill import single_prefill_with_kv_cache
@@ -109,9 +109,12 @@ class MultiLevelCascadeAttentionWrapper:
             For each level, as for ``BatchPrefillWithPagedKVCacheWrapper.plan``; the queries are the same at all levels.
         causal : bool
             For the last level; those before are seen whole.
-        pos_encoding_mode, window_left
-            Only ``NONE`` and -1 where there are several levels: positions are counted within a level, so distances
-            to keys of another would be wrong.
+        pos_encoding_mode : str
+            Only ``NONE`` where there are several levels: positions are counted within a level, so distances to keys of
+            another would be wrong.
+        window_left : int
+            Keys that a query sees before its own, counted through all levels. Levels but the last get a mask for it,
+            made here from the tables on the host.
         num_qo_heads, num_kv_heads, head_dim, page_size, use_fp16_qk_reduction, sm_scale, logits_soft_cap, \\
         rope_scale, rope_theta, q_data_type, kv_data_type
             As for ``BatchPrefillWithPagedKVCacheWrapper.plan``, whose errors this raises too.
@@ -125,24 +128,27 @@ class MultiLevelCascadeAttentionWrapper:
         for name, array in tables.items():
             _check_levels(name, array, self._num_levels)
         validation.check_pos_encoding_mode(pos_encoding_mode)
-        if self._num_levels > 1 and (pos_encoding_mode != "NONE" or window_left != -1):
+        validation.check_window_left(window_left)
+        if self._num_levels > 1 and pos_encoding_mode != "NONE":
             raise ValueError(
-                f"pos_encoding_mode={pos_encoding_mode!r} and window_left={window_left} need positions across levels, "
-                "and levels count their own: expected 'NONE' and -1"
+                f"pos_encoding_mode={pos_encoding_mode!r} needs positions across levels, and levels count their own: "
+                "expected 'NONE', and keys and queries that are encoded already"
             )
         totals = {int(qo_indptr[-1]) for qo_indptr in qo_indptr_arr if qo_indptr.device.type == "cpu"}
         if len(totals) > 1:
             raise ValueError(f"qo_indptr_arr must end with the same number at every level, got {sorted(totals)}")
         last_level = self._num_levels - 1
+        masks = self._window_masks(tables, page_size, window_left)
         for level, wrapper in enumerate(self._batch_prefill_wrappers):
             wrapper.plan(
                 *(array[level] for array in tables.values()),
                 *(num_qo_heads, num_kv_heads, head_dim, page_size),
+                custom_mask=masks[level],
                 causal=causal and level == last_level,
                 pos_encoding_mode=pos_encoding_mode,
                 use_fp16_qk_reduction=use_fp16_qk_reduction,
                 sm_scale=sm_scale,
-                window_left=window_left,
+                window_left=window_left if level == last_level else -1,
                 logits_soft_cap=logits_soft_cap,
                 rope_scale=rope_scale,
                 rope_theta=rope_theta,
@@ -154,6 +160,31 @@ class MultiLevelCascadeAttentionWrapper:
             load_merging_kernel(q_data_type, head_dim, self._batch_prefill_wrappers[0]._float_workspace_buffer.device)
 
     begin_forward = plan
+
+    def _window_masks(
+        self, tables: dict[str, Sequence[torch.Tensor]], page_size: int, window_left: int
+    ) -> list[torch.Tensor | None]:
+        """Return the masks of the levels; the last, and without a window all, have none."""
+        if window_left < 0 or self._num_levels == 1:
+            return [None] * self._num_levels
+        if self._use_cuda_graph:
+            raise ValueError(
+                f"window_left={window_left} over {self._num_levels} levels needs masks, and a captured cascade has no "
+                "buffers for them: expected -1, or use_cuda_graph=False"
+            )
+        kv_cache.check_page_size(page_size)
+        qo_starts, kv_lens = [], []
+        for qo_indptr, *table in zip(*tables.values(), strict=True):
+            starts = self._batch_prefill_wrappers[0]._read_indptr("qo_indptr", qo_indptr, begins_with_0=True)
+            lengths = page_table.read(*(tensor.cpu() for tensor in table), page_size).kv_end
+            if len(starts) != len(lengths) + 1:
+                raise ValueError(
+                    f"qo_indptr has {len(starts)} elements and last_page_len {len(lengths)}: expected one more in "
+                    "qo_indptr than there are groups"
+                )
+            qo_starts.append(starts)
+            kv_lens.append(lengths)
+        return [*level_masks.window_masks(qo_starts, kv_lens, window_left), None]
 
     def run(self, q: torch.Tensor, paged_kv_cache: Cache) -> torch.Tensor:
         """Return the attention over all levels.

@@ -16,7 +16,7 @@ from flashinfer_jit.merge import merge_key
 from flashinfer_jit.testing import TOLERANCES, attention_reference
 
 F16 = torch.float16
-HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE = 4, 1, 64, 16
+SIZES = HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE = 4, 1, 64, 16
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,8 @@ def joined(*parts):
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_three_levels(causal):
+@pytest.mark.parametrize(("causal", "window_left"), [(False, -1), (True, -1), (True, 15), (True, 45), (False, 70)])
+def test_three_levels(causal, window_left):
     """A system prompt for all, a document for two groups, own keys: as attention over the three in a row."""
     qo_lens = [3, 1, 20, 5]
     system, documents, own = make_keys([40], 100), make_keys([17, 33], 200), make_keys([10, 1, 20, 37], 300)
@@ -81,12 +81,13 @@ def test_three_levels(causal):
     q = randn(29, HEADS, HEAD_DIM, seed=1)
     wrapper = MultiLevelCascadeAttentionWrapper(3, torch.empty(4 << 20, dtype=torch.uint8))
     groupings = [int32(0, 29), int32(0, 4, 29), int32(*starts)]
-    wrapper.plan(groupings, *map(list, zip(*tables, strict=True)), HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE, causal=causal)
+    wrapper.plan(groupings, *map(list, zip(*tables, strict=True)), *SIZES, causal=causal, window_left=window_left)
     o = wrapper.run(q, pages.cache)
     for request, qo_len in enumerate(qo_lens):
         k, v = joined(system[0], documents[request // 2], own[request])
         rows = slice(starts[request], starts[request] + qo_len)
-        assert TOLERANCES[F16].worst(o[rows], attention_reference(q[rows], k, v, causal=causal)[0]) <= 1
+        reference, _ = attention_reference(q[rows], k, v, causal=causal, window_left=window_left)
+        assert TOLERANCES[F16].worst(o[rows], reference) <= 1
 
 
 def test_decode_with_a_shared_prefix():
@@ -148,7 +149,19 @@ def test_bad_levels_are_refused_by_name():
     sizes = HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE
     with pytest.raises(ValueError, match="paged_kv_indptr_arr must be a list of 2 tensors"):
         wrapper.plan(table[0], [int32(0, 1)], *table[2:], *sizes)
-    with pytest.raises(ValueError, match="window_left=5 need positions across levels"):
-        wrapper.plan(*table, *sizes, window_left=5)
+    with pytest.raises(ValueError, match="pos_encoding_mode='ALIBI' needs positions across levels"):
+        wrapper.plan(*table, *sizes, pos_encoding_mode="ALIBI")
+    with pytest.raises(ValueError, match=r"last_page_len\[0\]=17"):
+        wrapper.plan(*table[:3], [int32(17)] * 2, *sizes, window_left=5)
+    for qo_indptr, message in (
+        (int32(0, 3, 2), "qo_indptr must not decrease"),
+        (int32(0, 1, 2), "qo_indptr has 3 elem"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrapper.plan([qo_indptr, int32(0, 2)], *table[1:], *sizes, window_left=5)
+    buffers = [[int32(0, 1)] * 2, [int32(0, 1)] * 2, [int32(0)] * 2, [int32(4)] * 2]
+    captured = MultiLevelCascadeAttentionWrapper(2, workspace, "NHD", True, *buffers)
+    with pytest.raises(ValueError, match="window_left=5 over 2 levels needs masks"):
+        captured.plan(*table, *sizes, window_left=5)
     with pytest.raises(ValueError, match="must end with the same number at every level"):
         wrapper.plan([int32(0, 2), int32(0, 3)], *table[1:], *sizes)
