@@ -129,28 +129,3 @@ def softmax_scale(default: float, sm_scale: Any, *scales: tuple[str, Any]) -> fl
         if scale is not None:
             result *= validation.check_scale(name, scale)
     return result
-
-
-def scale_factor(name: str, scale: Any, other_name: str = "", other: Any = None) -> float:
-    """Return the scale of a quantised tensor, which may be given under either of two names; 1 if it is not given.
-
-    A tensor of one element is read, which waits for the device that holds it.
-
-    Raises
-    ------
-    UnsupportedConfigError
-        For a tensor of more than one element: no kernel takes scales per head.
-    ValueError
-        If both names are given, or the scale is no positive finite number.
-    """
-    if scale is not None and other is not None:
-        raise ValueError(f"{name} and {other_name} are the same scale: give one of them")
-    if scale is None:
-        name, scale = other_name, other
-    if scale is None:
-        return 1.0
-    if isinstance(scale, torch.Tensor):
-        if scale.numel() != 1:
-            validation.refuse(name, scale, "a number, or a tensor with one element")
-        scale = scale.item()
-    return validation.check_scale(name, scale)

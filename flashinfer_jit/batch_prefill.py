@@ -272,8 +272,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(PrefillLauncher):
         *args
             Values of a custom variant's tensors, then of its scalars; or the scales of fp8 ``q``, ``k`` and ``v``.
         q_scale, k_scale : float or torch.Tensor, optional
-            Scales of quantised tensors; they multiply the softmax scale. A number, or a tensor of one element or one
-            per head. Tensors on a GPU, and those per head, multiply ``q`` instead, without a wait but in its dtype.
+            Scales of quantised tensors; they multiply the softmax scale. A number; or a tensor on the device with one
+            element, or with one for each query head (``q_scale``) or KV head, which the kernel reads without a wait.
         v_scale : float or torch.Tensor, optional
             Likewise of ``v``; it multiplies the output.
         o_scale : optional

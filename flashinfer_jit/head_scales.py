@@ -37,7 +37,13 @@ NO_SCALES = HeadScales(1.0, 1.0, {})
 
 
 def read(
-    q_scale: Scale, k_scale: Scale, v_scale: Scale, num_qo_heads: int, num_kv_heads: int, device: torch.device
+    q_scale: Scale,
+    k_scale: Scale,
+    v_scale: Scale,
+    num_qo_heads: int,
+    num_kv_heads: int,
+    device: torch.device,
+    argument_names: tuple[str, str, str] = NAMES,
 ) -> HeadScales:
     """Return the scales, checked. Nothing waits for a GPU, so what tensors on one hold is not.
 
@@ -50,6 +56,8 @@ def read(
         Heads.
     device : torch.device
         Where kernels run.
+    argument_names : tuple of str
+        What the caller calls the three.
 
     Raises
     ------
@@ -58,16 +66,23 @@ def read(
     """
     numbers = {"q_scale": 1.0, "k_scale": 1.0, "v_scale": 1.0}
     tensors: dict[str, torch.Tensor] = {}
-    for name, scale in zip(NAMES, (q_scale, k_scale, v_scale), strict=True):
+    for name, argument, scale in zip(NAMES, argument_names, (q_scale, k_scale, v_scale), strict=True):
         if scale is None:
             continue
         if not isinstance(scale, torch.Tensor):
-            numbers[name] = validation.check_scale(name, scale)
+            numbers[name] = validation.check_scale(argument, scale)
         elif scale.numel() == 1 and scale.device.type == "cpu" != device.type:
-            numbers[name] = validation.check_scale(name, scale.item())
+            numbers[name] = validation.check_scale(argument, scale.item())
         else:
-            tensors[name] = _check(name, scale, num_qo_heads if name == "q_scale" else num_kv_heads, device)
+            tensors[name] = _check(argument, scale, num_qo_heads if name == "q_scale" else num_kv_heads, device)
     return HeadScales(numbers["q_scale"] * numbers["k_scale"], numbers["v_scale"], tensors)
+
+
+def one_of(name: str, scale: Scale, other_name: str, other: Scale) -> tuple[str, Scale]:
+    """Return the scale that may be given under either of two names, and its name; ValueError if both are given."""
+    if scale is not None and other is not None:
+        raise ValueError(f"{name} and {other_name} are the same scale: give one of them")
+    return (name, scale) if other is None else (other_name, other)
 
 
 def _check(name: str, scale: torch.Tensor, num_heads: int, device: torch.device) -> torch.Tensor:

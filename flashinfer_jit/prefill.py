@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import env, masks, merge, ops, runtime, validation
+from flashinfer_jit import env, head_scales, masks, merge, ops, runtime, validation
 from flashinfer_jit.attention_options import (
     check_dtypes,
     check_logits_options,
     mask_mode,
-    scale_factor,
     softmax_scale,
 )
 from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper, BatchPrefillWithRaggedKVCacheWrapper
+from flashinfer_jit.head_scales import NO_SCALES
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.attention import CustomModule
 from flashinfer_jit.jit.config import AttentionConfig
@@ -86,8 +86,9 @@ def single_prefill_with_kv_cache(
     v : torch.Tensor
         Values, ``[kv_len, num_kv_heads, head_dim_vo]`` or ``[num_kv_heads, kv_len, head_dim_vo]``.
     scale_q, scale_k, scale_v : float or torch.Tensor, optional
-        Scales of quantised tensors, one number each: those of ``q`` and ``k`` multiply the softmax scale, that of ``v``
-        the output. A tensor of one element is read on the host. Scales per head are refused.
+        Scales of quantised tensors: those of ``q`` and ``k`` multiply the softmax scale, that of ``v`` the output. A
+        number; or a tensor on the device with one element, or with one for each query head (``scale_q``) or KV head,
+        which the kernel reads; nothing waits for it.
     o_dtype : torch.dtype, optional
         The output's dtype, float16, bfloat16 or float32; the default is that of ``q``, or, if that is fp8, that of
         ``k`` and ``v``, or, if that is fp8 too, bfloat16.
@@ -205,20 +206,24 @@ def single_prefill_with_kv_cache(
     if kv_cache_sf is not None:
         validation.refuse("kv_cache_sf", kv_cache_sf, "None")
     scale = problem.default_sm_scale
-    output_scale = 1.0
-    given = (sm_scale, scale_q, scale_k, scale_v, k_scale, v_scale)
-    if any(value is not None for value in given):
-        k_factor = scale_factor("scale_k", scale_k, "k_scale", k_scale)
-        output_scale = scale_factor("scale_v", scale_v, "v_scale", v_scale)
-        scale = softmax_scale(scale, sm_scale) * scale_factor("scale_q", scale_q) * k_factor
+    scales = NO_SCALES
+    if sm_scale is not None:
+        scale = softmax_scale(1.0, sm_scale)
+    if not (scale_q is scale_k is scale_v is k_scale is v_scale is None):
+        k_name, scale_k = head_scales.one_of("scale_k", scale_k, "k_scale", k_scale)
+        v_name, scale_v = head_scales.one_of("scale_v", scale_v, "v_scale", v_scale)
+        names = ("scale_q", k_name, v_name)
+        heads = (problem.num_qo_heads, problem.num_kv_heads)
+        scales = head_scales.read(scale_q, scale_k, scale_v, *heads, q.device, names)
     mask = None
     if has_custom_mask:
         mask = masks.single_mask(custom_mask, packed_custom_mask, q.shape[0], k.shape[problem.kv_token_dim], q.device)
     extra = None
     if problem.variant is not None or variant_args:
-        scales = {"sm_scale": sm_scale, "scale_q": scale_q, "scale_k": scale_k, "k_scale": k_scale}
-        extra = bind_call(problem.variant, variant_args, q.device, problem.num_qo_heads, return_lse, **scales)
-    return launch(active, problem, q, k, v, mask, scale, output_scale, return_lse, extra)
+        factors = {"sm_scale": sm_scale, "scale_q": scale_q, "scale_k": scale_k}
+        factors |= {"scale_v": scale_v} if isinstance(scale_v, torch.Tensor) else {}
+        extra = bind_call(problem.variant, variant_args, q.device, problem.num_qo_heads, return_lse, **factors)
+    return launch(active, problem, q, k, v, mask, scale, scales, return_lse, extra)
 
 
 # What torch.compile sees of a call. Operators have a fixed number of results: an empty log-sum-exp stands for none.

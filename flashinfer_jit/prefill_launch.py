@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import merge, ops, validation
+from flashinfer_jit import head_scales, merge, ops, validation
 from flashinfer_jit.attention_options import DTYPES_FP8, LOG2_E
+from flashinfer_jit.head_scales import NO_SCALES
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.prefill_plan import PlanMade, PrefillPlanner
-from flashinfer_jit.prefill_problem import PrefillProblem
 from flashinfer_jit.states import merge_state_in_place
 
 Attention = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -66,22 +66,15 @@ class PrefillLauncher(PrefillPlanner):
             plan.guard.check(min(k.shape[0], v.shape[0]))
         extra = None
         if self._variant is not None:
-            self._variant.check_options(q_scale=q_scale, k_scale=k_scale)
+            # The kernel applies scales that are tensors to parts of requests: before an output transform of a text.
+            tensor = v_scale if isinstance(v_scale, torch.Tensor) else None
+            self._variant.check_options(q_scale=q_scale, k_scale=k_scale, v_scale=tensor)
             self._variant.check_lse(return_lse)
             masks = {f"maybe_{name}": plan.tensors.get(name) for name in ("custom_mask", "mask_indptr")}
             extra = self._variant.bind(args, q.device, problem.num_qo_heads, masks)
-        scale, output_scale, output_factor = problem.sm_scale, 1.0, None
-        if q_scale is not None or k_scale is not None:
-            for name, value in (("q_scale", q_scale), ("k_scale", k_scale)):
-                number, factor = _scale(name, value, problem, q)
-                scale *= number
-                if factor is not None and q.dtype in DTYPES_FP8:
-                    validation.refuse(name, value, "a number, or a host tensor of one element, with fp8 queries")
-                if factor is not None:
-                    q = q * factor.to(q.dtype)
-            q_strides, addresses = q.stride(), (q.data_ptr(), addresses[1], addresses[2])
-        if v_scale is not None:
-            output_scale, output_factor = _scale("v_scale", v_scale, problem, q)
+        scales = NO_SCALES
+        if not (q_scale is k_scale is v_scale is None):
+            scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
         if sinks is not None and (
             sinks.shape != (problem.num_qo_heads,) or sinks.dtype != torch.float32 or sinks.device != q.device
         ):
@@ -101,7 +94,7 @@ class PrefillLauncher(PrefillPlanner):
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
             validation.check_result("lse", lse, shape[:2], torch.float32, q.device, contiguous=True)
-        done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scale, output_scale, sinks)
+        done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scales, sinks)
         if not done and plan.work is not None and plan.kernel is not None and len(plan.work.work_items):
             params = plan.params
             params.q, params.k, params.v = addresses
@@ -115,9 +108,13 @@ class PrefillLauncher(PrefillPlanner):
                 params.k_stride_page, params.v_stride_page = k_strides[0], v_strides[0]
             params.k_stride_n, params.k_stride_h = k_strides[token_dim], k_strides[head_dim]
             params.v_stride_n, params.v_stride_h = v_strides[token_dim], v_strides[head_dim]
-            params.sm_scale_log2 = scale * LOG2_E
-            params.output_scale = output_scale
+            params.sm_scale_log2 = problem.sm_scale * scales.logits * LOG2_E
+            params.output_scale = scales.output
             tensors = {"q": q, "k": k, "v": v, "o": out, **plan.tensors}
+            if plan.has_scales or scales.tensors:
+                tensors.update(scales.tensors)
+                scales.fill(params)
+                plan.has_scales = bool(scales.tensors)
             params.lse = params.sinks = None
             if lse is not None:
                 params.lse = lse.data_ptr()
@@ -133,9 +130,7 @@ class PrefillLauncher(PrefillPlanner):
             self._active.launch(kernel, params, tensors, None)
             if plan.has_merge:
                 key = problem.merge_key(sinks is not None)
-                self._merge(plan, key, tensors, out, lse, sinks, output_scale)
-        if output_factor is not None:
-            out.mul_(output_factor.to(out.dtype))
+                self._merge(plan, key, tensors, out, lse, sinks, scales.output)
         return out if lse is None else (out, lse)
 
     def _run_traced(
@@ -290,22 +285,3 @@ def _positional_scales(q: torch.Tensor, args: tuple[Any, ...], scales: tuple[Any
     if any(scale is not None for scale in scales):
         raise ValueError("run() got the scales of q, k and v by position, and some of them by name too")
     return args
-
-
-def _scale(name: str, scale: Any, problem: PrefillProblem, q: torch.Tensor) -> tuple[float, torch.Tensor | None]:
-    """Return a scale as a number, or 1 and a tensor to multiply by where it is per head or on a GPU: nothing waits."""
-    if scale is None:
-        return 1.0, None
-    if not isinstance(scale, torch.Tensor):
-        return validation.check_scale(name, scale), None
-    if scale.numel() == 1:
-        if scale.device.type == "cpu":
-            return validation.check_scale(name, scale.item()), None
-        return 1.0, scale.reshape(())
-    heads = problem.num_qo_heads if name == "q_scale" else problem.num_kv_heads
-    if scale.ndim != 1 or scale.shape[0] not in (heads, problem.num_qo_heads) or scale.device != q.device:
-        raise ValueError(
-            f"Invalid {name}: expected a number, or a tensor of one element or of one per head, [{heads}], on "
-            f"{q.device}, got {validation.shape_text(scale)} on {scale.device}"
-        )
-    return 1.0, scale.repeat_interleave(problem.num_qo_heads // scale.shape[0])[:, None]

@@ -70,6 +70,8 @@ class PlanMade:
     aiter: aiter_prefill.BatchPrefill | None
     # What checks a page table before a launch.
     guard: TableGuard | None = None
+    # Whether params has scales that are tensors, those of the last run.
+    has_scales: bool = False
 
 
 class PrefillPlanner:

@@ -7,6 +7,7 @@ import torch
 from flashinfer_jit import merge, scheduler, validation
 from flashinfer_jit.attention_options import LOG2_E, LogitsOptions
 from flashinfer_jit.backends import aiter_prefill
+from flashinfer_jit.head_scales import HeadScales
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.key import KernelKey
@@ -47,7 +48,7 @@ def launch(
     v: torch.Tensor,
     mask: torch.Tensor | None,
     scale: float,
-    output_scale: float,
+    scales: HeadScales,
     return_lse: bool,
     extra: VariantArguments | None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +88,7 @@ def launch(
 
     if problem.aiter is not None and qo_len > 0:
         tokens_first = (k, v) if token_dim == 0 else (k.transpose(0, 1), v.transpose(0, 1))
-        result = problem.aiter.run(q, *tokens_first, scale, output_scale, return_lse)
+        result = problem.aiter.run(q, *tokens_first, scale, scales, return_lse)
         if result is not None:
             return result
     o = torch.empty((qo_len, problem.num_qo_heads, problem.head_dim_vo), dtype=problem.dtype_o, device=q.device)
@@ -131,8 +132,8 @@ def launch(
         kv_len=kv_len,
         num_qo_heads=problem.num_qo_heads,
         num_kv_heads=problem.num_kv_heads,
-        sm_scale_log2=scale * LOG2_E,
-        output_scale=1.0 if num_chunks > 1 else output_scale,
+        sm_scale_log2=scale * scales.logits * LOG2_E,
+        output_scale=scales.output,
         logits_soft_cap=logits.logits_soft_cap,
         window_left=logits.window_left,
         num_chunks=num_chunks,
@@ -140,6 +141,9 @@ def launch(
         rope_frequency=logits.rope_frequency,
         rope_decay=logits.rope_decay,
     )
+    if scales.tensors:
+        tensors.update(scales.tensors)
+        scales.fill(params)
     if extra is not None:
         extra.apply(params, tensors)
     active.launch(kernel, params, tensors, None)
@@ -153,7 +157,7 @@ def launch(
             lse,
             num_rows=qo_len,
             num_states=num_chunks,
-            output_scale=output_scale,
+            output_scale=scales.output,
             attention=(params, tensors),
         )
     return o if lse is None else (o, lse)

@@ -301,7 +301,7 @@ RUN_RULES = (
     ),
     Rule(
         "scales that are numbers",
-        (DECODE,),
+        (SINGLE, *BATCHES),
         _unless(lambda r: not r.has_scale_tensors, lambda r: "q_scale, k_scale or v_scale is a tensor"),
     ),
     Rule(

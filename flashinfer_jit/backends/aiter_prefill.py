@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from flashinfer_jit.backends import aiter
+from flashinfer_jit.head_scales import HeadScales
 from flashinfer_jit.prefill_problem import PrefillProblem
 
 # mha_batch_prefill_func reads the numbers of whole tiles of 128 keys and of the next tile, past the end of the list.
@@ -44,17 +45,21 @@ class SinglePrefill:
     window_left: int
 
     def run(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, output_scale: float, wants_lse: bool
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, scales: HeadScales, wants_lse: bool
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None:
         """Return the result, None where this package's kernels have to do it; k and v are ``[kv_len, heads, dim]``."""
         if k.shape[0] == 0:
             aiter.decline(self.backend, aiter.NO_KEYS)
             return None
+        if scales.tensors and aiter.is_declined(
+            self.backend, aiter.Run(aiter.SINGLE, q, k, v, q, None, has_scale_tensors=True)
+        ):
+            return None
         with torch.no_grad():
-            arguments = options(self.mask_mode, self.window_left, scale, wants_lse)
+            arguments = options(self.mask_mode, self.window_left, scale * scales.logits, wants_lse)
             out, lse = aiter.pair(self.called(q[None], k[None], v[None], **arguments), wants_lse)
         out = out[0]
-        aiter.scale_output(out, output_scale)
+        aiter.scale_output(out, scales.output)
         # [1, num_qo_heads, qo_len] natural to [qo_len, num_qo_heads] base 2.
         return out if lse is None else (out, (lse[0] * aiter.LOG2_E).transpose(0, 1).contiguous())
 
@@ -116,8 +121,7 @@ class BatchPrefill:
         v: torch.Tensor,
         out: torch.Tensor,
         lse: torch.Tensor | None,
-        scale: float,
-        output_scale: float,
+        scales: HeadScales,
         sinks: torch.Tensor | None,
     ) -> bool:
         """Compute into ``out`` and ``lse``; return False where this package's kernels have to do it."""
@@ -126,10 +130,12 @@ class BatchPrefill:
         if self._token_dim == 1:
             k, v = (x.transpose(-3, -2) for x in (k, v))
         operation = aiter.RAGGED if page_size is None else aiter.PAGED
-        if aiter.is_declined(self._backend, aiter.Run(operation, q, k, v, out, page_size, sinks is not None)):
+        has = {"has_sinks": sinks is not None, "has_scale_tensors": bool(scales.tensors)}
+        if aiter.is_declined(self._backend, aiter.Run(operation, q, k, v, out, page_size, **has)):
             return False
         if q.shape[0] == 0:
             return True
+        scale = problem.sm_scale * scales.logits
         arguments = options(problem.config.mask_mode, problem.logits.window_left, scale, lse is not None)
         indices = [self._tensors["qo_indptr"], self._tensors["kv_indptr"]]
         if page_size is not None:
@@ -142,7 +148,7 @@ class BatchPrefill:
             o, natural = aiter.pair(self._called(q, k, v, *indices, *self._longest, **arguments), lse is not None)
         if o.data_ptr() != out.data_ptr():
             out.copy_(o)
-        aiter.scale_output(out, output_scale)
+        aiter.scale_output(out, scales.output)
         if lse is not None and natural is not None:
             # [num_qo_heads, nnz] natural to [nnz, num_qo_heads] base 2.
             torch.mul(natural.transpose(0, 1), aiter.LOG2_E, out=lse)

@@ -126,6 +126,7 @@ PREFILL = _table(
     ("partial_o", "float*", "[qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1"),
     ("partial_lse", "float*", "[qo_len, num_chunks, num_qo_heads]"),
     ("sinks", "const float*", "[num_qo_heads]: logits of keys whose value is 0"),
+    *HEAD_SCALES,
 )
 
 # A batch has the same, and of the lengths none; q, o and lse are those of all requests, one after the other.

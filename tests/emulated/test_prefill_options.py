@@ -105,6 +105,26 @@ def test_options(case):
     check(result, reference, rounded_to, ROPE_LSE_TOLERANCE[dtype] if rope else LSE_TOLERANCE)
 
 
+# Few queries on many keys: these are split, and merged.
+@pytest.mark.parametrize("lengths", [(34, 99), (3, 2500)])
+def test_scales_per_head(lengths):
+    q, k, v = make(F16, E4M3, (128, 128), (8, 2), "NHD", lengths)
+    # One of them strided, one of another dtype.
+    scale_q, scale_k = torch.linspace(0.5, 2, 16)[::2], torch.tensor([0.25, 1.5])
+    scale_v = torch.tensor([3.0, 0.125], dtype=torch.float64)
+    options = {"scale_q": scale_q, "k_scale": scale_k, "scale_v": scale_v, "causal": True}
+    o, lse = flashinfer_jit.single_prefill_with_kv_cache(q, k, v, return_lse=True, **options)
+    scaled = (tensor.float() * scale[:, None] for tensor, scale in ((q, scale_q), (k, scale_k)))
+    o_reference, lse_reference = attention_reference(*scaled, v, causal=True)
+    per_query_head = scale_v.repeat_interleave(4)[:, None]
+    check((o.double() / per_query_head, lse), (o_reference, lse_reference), F16)
+    # One for all heads, read by the kernel too.
+    scales = {"scale_q": torch.tensor([0.5]), "scale_k": torch.tensor(3.0), "scale_v": torch.full((1, 1), 0.25)}
+    result = flashinfer_jit.single_prefill_with_kv_cache(q, k, v, causal=True, return_lse=True, **scales)
+    o_reference, lse_reference = attention_reference(q, k, v, causal=True, sm_scale=1.5 / math.sqrt(128))
+    check((result[0] * 4, result[1]), (o_reference, lse_reference), F16)
+
+
 @pytest.mark.parametrize(("qo_len", "kv_len"), [(1, 1), (3, 5), (33, 97), (64, 64)])
 def test_custom_masks(qo_len, kv_len):
     q, k, v = make(F16, None, (64, 64), (4, 2), "NHD", (qo_len, kv_len), seed=qo_len)

@@ -101,10 +101,17 @@ struct Params {
   float* partial_o;            // [qo_len, num_chunks, num_qo_heads, head_dim_vo]; null if num_chunks is 1
   float* partial_lse;          // [qo_len, num_chunks, num_qo_heads]
   const float* sinks;          // [num_qo_heads]: logits of keys whose value is 0
+  const float* q_scale;        // [num_qo_heads], or one for all: factors of logits; null for 1
+  const float* k_scale;        // [num_kv_heads], or one for all: factors of logits; null for 1
+  const float* v_scale;        // [num_kv_heads], or one for all: factors of o; null for 1
+  int32_t q_scale_stride;      // elements between the q_scale of heads, 0 if one serves all
+  int32_t k_scale_stride;      // likewise
+  int32_t v_scale_stride;      // likewise
 };
-static_assert(sizeof(Params) == 192, "the struct that Python fills has this size");
+static_assert(sizeof(Params) == 232, "the struct that Python fills has this size");
 static_assert(__builtin_offsetof(Params, qo_len) == 104);
 static_assert(__builtin_offsetof(Params, custom_mask) == 144);
+static_assert(__builtin_offsetof(Params, q_scale_stride) == 216);
 
 constexpr int kWaveSize = 64;
 constexpr int kBlockQ = 128;
@@ -376,14 +383,10 @@ __device__ __forceinline__ void mask_tile(Accumulator (&s_tile)[kKeyBlocks], int
   const int last = visible.last - lane_key;
   const int first = visible.first - lane_key;
 #pragma unroll
-  for (int block = 0; block < kKeyBlocks; ++block) {
-#pragma unroll
-    for (int r = 0; r < 16; ++r) {
-      const int bit = 16 * (r / 8) + r % 8;
-      const int key = 32 * block + bit;
-      bool seen = key <= last && (!kHasWindow || key >= first);
-      s_tile[block][r] = seen ? s_tile[block][r] : -kInfinity;
-    }
+  for (int i = 0; i < 16 * kKeyBlocks; ++i) {
+    const int key = 16 * (i / 8) + i % 8;
+    bool seen = key <= last && (!kHasWindow || key >= first);
+    s_tile[i / 16][i % 16] = seen ? s_tile[i / 16][i % 16] : -kInfinity;
   }
 }
 
@@ -529,6 +532,17 @@ struct StagedTile {
 using KTile = StagedTile<KLayout, true, false>;
 using VTile = StagedTile<VLayout, false, false>;
 
+// Scales of quantised tensors may differ between heads; one for all heads has the stride 0.
+__device__ __forceinline__ float logit_scale_log2(const Params& params, int qo_head, int kv_head) {
+  float scale_log2 = params.sm_scale_log2;
+  if (params.q_scale != nullptr) scale_log2 *= params.q_scale[qo_head * params.q_scale_stride];
+  if (params.k_scale != nullptr) scale_log2 *= params.k_scale[kv_head * params.k_scale_stride];
+  return scale_log2;
+}
+__device__ __forceinline__ float value_scale(const Params& params, int kv_head) {
+  return params.v_scale != nullptr ? params.v_scale[kv_head * params.v_scale_stride] : 1.0f;
+}
+
 // The two products of a tile. LDS answers late, so operands are read this many steps before they are used; the order is
 // laid down, because the compiler would move each read to its use to save registers.
 constexpr int kReadsAhead = 4;
@@ -580,7 +594,8 @@ __device__ __forceinline__ void multiply_v_p(LdsBytes* v_tile, int v_offset, Fra
     keep_order(o_acc[block]);
     if (next_keys == 16 * kKeyBlocks) continue;
 #pragma unroll
-    for (int j = 8 * block / kColumnBlocks; j < 8 * (block + 1) / kColumnBlocks; ++j) {
+    for (int j = 0; j < 8; ++j) {
+      if (j * kColumnBlocks / 8 != block) continue;
       float value = probability(next_keys + j);
       asm volatile("" : "+v"(value));  // here, not earlier or later
       p[j] = value;
@@ -638,13 +653,14 @@ __device__ __forceinline__ void store_columns(const Accumulator (&o_acc)[kColumn
 }
 
 // Normalises a lane's row and stores it with its log-sum-exp to base 2: as the result, or, where the keys are split into
-// chunks, as the chunk's share of it for merge_states, which then applies output_scale. A row that saw no key has
+// chunks, as the chunk's share of it for merge_states, which then applies output_scale, a number. A row that saw no key has
 // row_sum 0: o = 0 and lse = -inf.
 __device__ __forceinline__ void store_row(const Params& params, const Work& work,
                                           const Accumulator (&o_acc)[kColumnBlocks], RowState state, QueryRow row,
                                           int lane) {
   float row_sum = state.row_sum + from_other_half(state.row_sum);
-  const float output_scale = work.is_partial ? 1.0f : params.output_scale;
+  float output_scale = value_scale(params, work.kv_head);
+  if (!work.is_partial) output_scale *= params.output_scale;
   const float factor = row_sum == 0.0f ? 0.0f : output_scale / row_sum;
   const float lse = state.row_max + __builtin_amdgcn_logf(row_sum);
   if (work.is_partial) {
@@ -680,6 +696,7 @@ extern "C" __global__ void
   const int packed_row = work.first_row + row_wave * 32 + lane % 32;
   const QueryRow row = unpack_row(min(packed_row, work.num_rows - 1), work.kv_head);
   const KeyRange visible = visible_keys(params, row.token, work.qo_len, work.kv_len);
+  const float scale_log2 = logit_scale_log2(params, row.head, work.kv_head);
 
   // The first tile sets out, then Q: B operands of S^T = K Q^T.
   KTile k_tile(rows_of(params, work, params.k, params.k_stride_h, params.k_stride_n, kHeadDimQk), wave, lane);
@@ -721,9 +738,9 @@ extern "C" __global__ void
       // Only tiles on the edge of what the wave's rows see need a mask.
       if (!view.covers(wave_first_key, wave_last_key)) mask_tile(s_tile, wave_first_key, visible, lane);
 
-      const float scale_log2 = kLogitsAreScaled ? 1.0f : params.sm_scale_log2;
-      update_row_max(s_tile, scale_log2, state, o_acc);
-      multiply_v_p(v_lds, v_offset, v_frag, s_tile, scale_log2, state, o_acc);
+      const float factor = kLogitsAreScaled ? 1.0f : scale_log2;
+      update_row_max(s_tile, factor, state, o_acc);
+      multiply_v_p(v_lds, v_offset, v_frag, s_tile, factor, state, o_acc);
     }
     k_tile.store(lds + stage);
     v_tile.store(lds + stage + KLayout::kBytes);

@@ -2,8 +2,10 @@
 
 import re
 
-# HIP's functions and the parameters are declared, one to a line: tables, which no budget counts.
-DECLARATIONS = re.compile(r"#ifndef FIJ_MINI_HIP.*?^struct Params {.*?^};", flags=re.DOTALL | re.MULTILINE)
+# HIP's functions and the parameters with their offsets are declared, one to a line: tables, which no budget counts.
+DECLARATIONS = re.compile(
+    r"#ifndef FIJ_MINI_HIP.*?^struct Params {.*?^};(\nstatic_assert\([^\n]*\bParams\b[^\n]*)*", re.DOTALL | re.MULTILINE
+)
 
 
 def kernel_lines(text: str) -> int:

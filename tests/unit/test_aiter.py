@@ -128,11 +128,13 @@ def test_single_prefill(only_aiter, monkeypatch, case):
         assert_close(result, reference, dtype)
     assert [name for name, _ in calls] == ["flash_attn_func"] * 2
     # One query token, and scales of both kinds.
-    scales = {"scale_q": 0.5, "scale_k": torch.tensor([4.0]), "v_scale": 0.25}
+    scales = {"scale_q": 0.5, "scale_k": 4.0, "v_scale": 0.25}
     result = prefill.single_prefill_with_kv_cache(q[:1], k, v, **scales, kv_layout=layout, backend="aiter")
     scaled = attention_reference(q.detach()[:1], k, v, sm_scale=2 / 8, kv_layout=layout)
     assert_close(result, scaled, dtype, 0.25)
     assert prefill.single_prefill_with_kv_cache(q[:0], k, v, kv_layout=layout, backend="aiter").shape == (0, 6, 64)
+    with pytest.raises(UnsupportedConfigError, match="is a tensor"):
+        prefill.single_prefill_with_kv_cache(q, k, v, scale_k=torch.ones(2), kv_layout=layout, backend="aiter")
     assert len(calls) == 3
 
 
@@ -430,7 +432,7 @@ def run_broken(name, monkeypatch):
         given["sinks"] = torch.zeros(4)
     elif name == "decode lse":
         given["return_lse"] = True
-    elif name == "decode scales":
+    elif name.endswith("scales"):
         given["k_scale"] = torch.ones(2)
     elif name == "decode q":
         q = random(2, 4, 128)[..., :64]
@@ -450,6 +452,8 @@ RUNS = {
     "paged sinks": ("sinks are given", "no sinks"),
     "decode sinks": ("sinks are given", "no sinks"),
     "decode lse": ("return_lse=True, and it returns none", "no return_lse"),
+    "ragged scales": ("q_scale, k_scale or v_scale is a tensor", "scales that are numbers"),
+    "paged scales": ("q_scale, k_scale or v_scale is a tensor", "scales that are numbers"),
     "decode scales": ("q_scale, k_scale or v_scale is a tensor", "scales that are numbers"),
     "decode q": ("strides are [512, 128, 1] and [256, 64, 1]", "heads of q and of the output without gaps"),
     "decode out": ("strides are [256, 64, 1] and [512, 64, 1]", "heads of q and of the output without gaps"),
@@ -469,8 +473,8 @@ RUN_OPERATIONS = {"ragged": aiter.RAGGED, "paged": aiter.PAGED, "decode": aiter.
 def test_every_rule_of_runs_has_a_case():
     cases = {(RUN_OPERATIONS[name.split()[0]], need) for name, (_, need) in RUNS.items()}
     rules = {(operation, rule.needs) for rule in aiter.RUN_RULES for operation in rule.operations}
-    # Appends have a test of their own.
-    assert cases == {(operation, need) for operation, need in rules if operation != aiter.APPEND}
+    # Appends and single calls have tests of their own.
+    assert cases == {(operation, need) for operation, need in rules if operation not in (aiter.APPEND, aiter.SINGLE)}
 
 
 @pytest.mark.parametrize("backend", ["aiter", "auto"])

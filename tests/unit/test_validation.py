@@ -92,11 +92,6 @@ def test_signature_is_flashinfers():
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        ({"scale_q": torch.ones(4)}, "a number, or a tensor with one element"),
-        ({"scale_k": torch.ones(2)}, "a number, or a tensor with one element"),
-        ({"scale_v": torch.ones(2)}, "a number, or a tensor with one element"),
-        ({"k_scale": torch.ones(2)}, "a number, or a tensor with one element"),
-        ({"v_scale": torch.ones(2)}, "a number, or a tensor with one element"),
         ({"kv_cache_sf": torch.ones(2)}, "None"),
         ({"use_fp16_qk_reduction": True}, "False"),
         ({"o_dtype": torch.float64}, "torch.float16 or torch.bfloat16 or torch.float32"),
@@ -120,6 +115,9 @@ def test_what_is_not_built_is_refused_by_name(refused, arguments, allowed):
         ({"packed_custom_mask": torch.ones(6, dtype=torch.int32)}, r"packed_custom_mask: expected torch.uint8"),
         ({"scale_k": 2.0, "k_scale": 2.0}, r"scale_k and k_scale are the same scale"),
         ({"scale_v": -1.0}, r"scale_v=-1.0"),
+        ({"scale_v": torch.tensor([1.0, -1.0])}, r"scale_v=-1.0"),
+        ({"scale_q": torch.ones(3)}, r"scale_q: expected .* \[4\], on cpu, got \[3\]"),
+        ({"k_scale": torch.ones(1, 2)}, r"k_scale: expected .* \[2\], on cpu, got \[1, 2\]"),
         ({"rope_scale": 2.0}, r"rope_scale=2.0 has no meaning with pos_encoding_mode='NONE'"),
         ({"rope_theta": 0.0, "pos_encoding_mode": "ROPE_LLAMA"}, r"rope_theta=0.0"),
         ({"window_left": -2}, r"window_left=-2"),
