@@ -81,7 +81,6 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
         self._paged_kv_indptr_buf = paged_kv_indptr_buffer
         self._paged_kv_indices_buf = paged_kv_indices_buffer
         self._paged_kv_last_page_len_buf = paged_kv_last_page_len_buffer
-        self._qo_indptr_buf: torch.Tensor | None = None
         self._fixed_batch_size = 0
         if self._use_cuda_graph:
             self._fixed_batch_size = page_table.check_graph_buffers(
@@ -92,6 +91,15 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
     def is_cuda_graph_enabled(self) -> bool:
         """Whether the wrapper was made for captured graphs."""
         return self._use_cuda_graph
+
+    @property
+    def _qo_indptr_buf(self) -> torch.Tensor | None:
+        # Engines look at it; here it is no list that kernels read.
+        if self._plan_made is None:
+            return None
+        problem = self._plan_made.problem
+        starts = torch.arange(problem.batch_size + 1, dtype=torch.int32, device=self._buffers.device)
+        return starts * problem.q_len_per_req
 
     @property
     def use_tensor_cores(self) -> bool:

@@ -324,8 +324,8 @@ class DecodeLauncher:
         rows = problem.batch_size * problem.q_len_per_req
         if q.shape != (rows, problem.num_qo_heads, problem.head_dim):
             raise ValueError(
-                f"Invalid shape of q: expected [{rows}, {problem.num_qo_heads}, {problem.head_dim}] as planned, got "
-                f"{validation.shape_text(q)}"
+                f"Invalid shape of q: expected [batch_size * q_len_per_req, num_qo_heads, head_dim] = [{rows}, "
+                f"{problem.num_qo_heads}, {problem.head_dim}] as planned, got {validation.shape_text(q)}"
             )
         validation.check_device(self._active, {"q": q, "k_cache": k, "v_cache": v})
         if q.device != self._buffers.device:

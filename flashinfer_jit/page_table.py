@@ -190,8 +190,8 @@ def check_graph_buffers(indptr: Any, indices: Any, last_page_len: Any) -> int:
         check_int32(name, buffer)
     if indptr.shape[0] != last_page_len.shape[0] + 1:
         raise ValueError(
-            f"paged_kv_indptr_buffer has {indptr.shape[0]} elements: expected {last_page_len.shape[0] + 1}, one more "
-            "than paged_kv_last_page_len_buffer"
+            f"paged_kv_indptr_buffer has {indptr.shape[0]} elements: expected batch_size + 1 = "
+            f"{last_page_len.shape[0] + 1}, one more than paged_kv_last_page_len_buffer"
         )
     return int(last_page_len.shape[0])
 

@@ -134,6 +134,7 @@ def test_decode_of_a_padded_batch(workspace):
     assert (wrapper._window_left, wrapper._logits_soft_cap, wrapper._sm_scale) == (-1, 0.0, 0.1)
     q = queries(4)
     o, lse = wrapper.run(q, batch.cache, k_scale=1.0, v_scale=1.0, return_lse=True)
+    assert wrapper._qo_indptr_buf.tolist() == [0, 1, 2, 3, 4]
     check_requests(o, lse, q, (1, 1), batch, sm_scale=0.1)
     assert not o[2:].any()
 

@@ -41,7 +41,7 @@ LAYERS = (
     ("scheduler",),
     ("ops",),
     ("validation",),
-    ("variant_binding", "utils"),
+    ("variant_binding",),
     (
         "kv_cache",
         "page_table",
@@ -53,7 +53,7 @@ LAYERS = (
         "quantization",
         "merge",
     ),
-    ("decode_plan", "prefill_problem", "batch_masks", "level_masks"),
+    ("decode_plan", "prefill_problem", "batch_masks", "utils", "level_masks"),
     ("backends", "backends.aiter_releases", "backends.aiter", "backends.aiter_prefill", "backends.aiter_decode"),
     ("page", "rope"),
     ("index_guard",),
