@@ -99,7 +99,7 @@ def check_logits_options(
         For a window, a cap, a RoPE scale or base that is out of range, and for RoPE parameters without RoPE.
     """
     validation.check_pos_encoding_mode(pos_encoding_mode)
-    validation.check_window_left(window_left)
+    window_left = validation.check_window_left(window_left)
     cap = validation.check_logits_soft_cap(logits_soft_cap)
     if pos_encoding_mode != "ROPE_LLAMA":
         for name, value in (("rope_scale", rope_scale), ("rope_theta", rope_theta)):

@@ -285,7 +285,7 @@ def _validate(
         group_size=group_size,
         mask_mode="causal",
         position_encoding=logits.position_encoding,
-        has_window=window_left >= 0,
+        has_window=logits.window_left >= 0,
         has_soft_cap=logits.logits_soft_cap > 0,
         variant=None if bound is None else bound.text,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import head_scales, kv_cache, merge, ops, page_table, runtime, scheduler, validation
+from flashinfer_jit import head_scales, kv_cache, merge, ops, overlap, page_table, runtime, scheduler, validation
 from flashinfer_jit.attention_options import LOG2_E
 from flashinfer_jit.backends import aiter_decode
 from flashinfer_jit.decode_plan import DecodeProblem
@@ -213,7 +213,7 @@ class DecodeLauncher:
             raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
         problem = plan.problem
         if window_left is not None and window_left != problem.logits.window_left:
-            raise ValueError(f"window_left={window_left} is not the planned one, {problem.logits.window_left}")
+            validation.check_planned_window(window_left, problem.logits.window_left)
         if q_len_per_req is not None and q_len_per_req != problem.q_len_per_req:
             raise ValueError(f"q_len_per_req={q_len_per_req} is not the planned one, {problem.q_len_per_req}")
         if not isinstance(q, torch.Tensor):
@@ -239,16 +239,21 @@ class DecodeLauncher:
             scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
         if sinks is not None:
             _check_sinks(sinks, problem.num_qo_heads, q.device)
+        written = {}
         if out is None:
             out = torch.empty(q.shape, dtype=problem.dtype_o, device=q.device)
         else:
             validation.check_result("out", out, q.shape, problem.dtype_o, q.device)
+            written["out"] = out
         if not return_lse:
             lse = None
         elif lse is None:
             lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         else:
             validation.check_result("lse", lse, q.shape[:2], torch.float32, q.device, contiguous=True)
+            written["lse"] = lse
+        if written:
+            overlap.check_apart(written, {"q": q, "k": k, "v": v}, may_be="q")
         done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scales, sinks)
         if not done and plan.work is not None and problem.batch_size > 0:
             page_dim, head_dim = (1, 2) if self._kv_layout == "NHD" else (2, 1)
@@ -354,6 +359,7 @@ class DecodeLauncher:
 
 
 def _check_sinks(sinks: torch.Tensor, num_qo_heads: int, device: torch.device) -> None:
+    validation.check_tensor("sinks", sinks, ("num_qo_heads",))
     if sinks.shape != (num_qo_heads,) or sinks.dtype != torch.float32 or sinks.device != device:
         raise ValueError(
             f"Invalid sinks: expected [{num_qo_heads}] torch.float32 on {device}, got "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashinfer_jit import kv_cache, ops, page_table, runtime, validation
+from flashinfer_jit import kv_cache, ops, overlap, page_table, runtime, validation
 from flashinfer_jit.attention_options import DTYPES_FP8
 from flashinfer_jit.backends import aiter, aiter_decode
 from flashinfer_jit.errors import UnsupportedConfigError
@@ -299,6 +299,9 @@ def _append(
         raise ValueError(f"Invalid shape of the caches: {list(k_cache.shape[:2])} and {list(v_cache.shape[:2])} differ")
     if any(x.shape[0] != num_tokens for x in table[:2]):
         raise ValueError(f"batch_indices and positions must have {num_tokens} elements as {k_name} has tokens")
+    for name, cache in caches.items():
+        overlap.check_writable(name, cache)
+    overlap.check_apart(caches, new)
     factors = []
     for name, scale in zip(("k_scale", "v_scale"), scales, strict=True):
         if scale is not None and k.dtype == k_cache.dtype:

@@ -105,6 +105,8 @@ def read(
     last = to_check(last_page_len)
     if last is not None:
         lengths = _lengths(num_pages, longest, last.numpy(), page_size, fewest > 0)
+        if seq_lens is not None and not isinstance(seq_lens, torch.Tensor):
+            raise TypeError(f"seq_lens must be a torch.Tensor, got {type(seq_lens).__name__}")
         if seq_lens is not None and (given := to_check(seq_lens)) is not None:
             _check_seq_lens(given, lengths)
     if lengths is not None and is_on_host(last_page_len):
@@ -177,7 +179,7 @@ def check_int32(name: str, tensor: Any) -> None:
     if tensor.dtype != torch.int32 or tensor.ndim != 1 or not tensor.is_contiguous():
         raise ValueError(
             f"Invalid {name}: expected one contiguous dimension of torch.int32, got {validation.shape_text(tensor)} "
-            f"{tensor.dtype}; pass {name}.to(torch.int32)"
+            f"{tensor.dtype}{'' if tensor.is_contiguous() else ' with gaps'}; pass {name}.to(torch.int32).contiguous()"
         )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import head_scales, merge, ops, validation
+from flashinfer_jit import head_scales, merge, ops, overlap, validation
 from flashinfer_jit.attention_options import DTYPES_FP8, LOG2_E
 from flashinfer_jit.head_scales import NO_SCALES
 from flashinfer_jit.jit import kernels
@@ -52,7 +52,7 @@ class PrefillLauncher(PrefillPlanner):
             raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
         problem = plan.problem
         if window_left is not None and window_left != problem.logits.window_left:
-            raise ValueError(f"window_left={window_left} is not the planned one, {problem.logits.window_left}")
+            validation.check_planned_window(window_left, problem.logits.window_left)
         if not (isinstance(q, torch.Tensor) and isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor)):
             self._check_inputs(plan, q, k, v)
         q_strides, k_strides, v_strides = q.stride(), k.stride(), v.stride()
@@ -76,24 +76,33 @@ class PrefillLauncher(PrefillPlanner):
         if not (q_scale is k_scale is v_scale is None):
             scales = head_scales.read(q_scale, k_scale, v_scale, problem.num_qo_heads, problem.num_kv_heads, q.device)
         if sinks is not None and (
-            sinks.shape != (problem.num_qo_heads,) or sinks.dtype != torch.float32 or sinks.device != q.device
+            not isinstance(sinks, torch.Tensor)
+            or sinks.shape != (problem.num_qo_heads,)
+            or sinks.dtype != torch.float32
+            or sinks.device != q.device
         ):
+            validation.check_tensor("sinks", sinks, ("num_qo_heads",))
             raise ValueError(
                 f"Invalid sinks: expected [{problem.num_qo_heads}] torch.float32 on {q.device}, got "
                 f"{validation.shape_text(sinks)} {sinks.dtype} on {sinks.device}"
             )
         shape = (q.shape[0], problem.num_qo_heads, problem.config.head_dim_vo)
+        written = {}
         if out is None:
             out = torch.empty(shape, dtype=problem.dtype_o, device=q.device)
         else:
             validation.check_result("out", out, shape, problem.dtype_o, q.device)
             validation.check_rows("out", out)
+            written["out"] = out
         if not return_lse:
             lse = None
         elif lse is None:
             lse = torch.empty(shape[:2], dtype=torch.float32, device=q.device)
         else:
             validation.check_result("lse", lse, shape[:2], torch.float32, q.device, contiguous=True)
+            written["lse"] = lse
+        if written:
+            overlap.check_apart(written, {"q": q, "k": k, "v": v}, may_be="q")
         done = plan.aiter is not None and plan.aiter.run(q, k, v, out, lse, scales, sinks)
         if not done and plan.work is not None and plan.kernel is not None and len(plan.work.work_items):
             params = plan.params

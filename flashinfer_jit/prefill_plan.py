@@ -476,6 +476,8 @@ def _check_lengths(
 ) -> None:
     """Raise ValueError if lengths that were given beside the index arrays do not agree with them."""
     for name, given, lens in (("seq_lens", seq_lens, kv_lens), ("seq_lens_q", seq_lens_q, qo_lens)):
+        if given is not None and not isinstance(given, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
         if given is not None and given.device.type == "cpu":
             values = given.reshape(-1).numpy()
             if len(values) != len(lens) or (values != lens).any():

@@ -2,11 +2,12 @@
 
 import functools
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 
-from flashinfer_jit import ops, runtime, validation
+from flashinfer_jit import ops, overlap, page_table, runtime, validation
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.arch import Arch
 from flashinfer_jit.jit.families.apply_rope import ApplyRopeConfig
@@ -292,6 +293,7 @@ def _frequencies(
     rope_theta: float,
     factors: list[float] | None,
 ) -> _Frequencies:
+    validation.check_tensor("q", q, ("nnz", "num_heads", "head_dim"))
     scale, theta = validation.check_scale("rope_scale", rope_scale), validation.check_scale("rope_theta", rope_theta)
     decay = theta ** (-2.0 / max(rotary_dim or q.shape[-1], 1))
     if factors is None:
@@ -314,6 +316,8 @@ def _key(config: ApplyRopeConfig, arch: Arch) -> KernelKey:
 def _rotate_by_cache(
     positions: torch.Tensor, tensors: Pair, results: Pair | None, head_size: int, table: torch.Tensor, is_neox: bool
 ) -> None:
+    if isinstance(head_size, bool) or not isinstance(head_size, Integral) or head_size < 1:
+        raise ValueError(f"head_size={head_size!r} must be a positive whole number")
     for name, tensor in zip(("query", "key"), tensors, strict=True):
         validation.check_tensor(name, tensor, ("nnz", "num_heads * head_size"))
         if tensor.shape[1] % head_size:
@@ -360,6 +364,10 @@ def _rotate(
     tensors |= {} if cos_sin_cache is None else {"cos_sin_cache": cos_sin_cache}
     for name in ("q", "k"):
         validation.check_tensor(name, tensors[name], ("nnz", "num_heads", "head_dim"))
+    position_name = "offsets" if indptr is not None else "pos_ids" if cos_sin_cache is None else "positions"
+    validation.check_tensor(position_name, positions, ("batch_size" if indptr is not None else "nnz",))
+    if indptr is not None:
+        validation.check_tensor("indptr", indptr, ("batch_size + 1",))
     validation.check_device(active, tensors)
     dtype = validation.check_dtype("q", q.dtype, DTYPES)
     num_tokens, head_dim = q.shape[0], q.shape[2]
@@ -380,18 +388,25 @@ def _rotate(
         if index is None:
             continue
         if index.dtype not in INDEX_DTYPES or index.dtype != positions.dtype or not index.is_contiguous():
-            raise ValueError(f"Invalid {name}: expected int32 or int64, alike and without gaps, got {index.dtype}")
-        if index.ndim != 1 or index.shape[0] != expected.get(name, index.shape[0]):
-            what = {"positions": "positions" if indptr is None else "offsets"}.get(name, name)
+            what = position_name if name == "positions" else name
+            raise ValueError(f"Invalid {what}: expected int32 or int64, alike and without gaps, got {index.dtype}")
+        if index.shape[0] != expected.get(name, index.shape[0]):
             raise ValueError(
-                f"Invalid shape of {what}: expected [{expected[name]}], got {validation.shape_text(index)}"
+                f"Invalid shape of {position_name}: expected [{expected[name]}], got {validation.shape_text(index)}"
             )
     if indptr is not None:
         num_requests = indptr.shape[0] - 1
+        _check_starts(page_table.to_check(indptr), num_tokens)
+    if cos_sin_cache is not None:
+        _check_positions(page_table.to_check(positions), cos_sin_cache.shape[0])
     for name in ("q", "k", "q_out", "k_out", *(("cos_sin_cache",) if cos_sin_cache is not None else ())):
         tensor = tensors[name]
         if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             raise ValueError(f"Invalid strides of {name}: the last dimension must be contiguous")
+    # In place a thread writes what it alone has read; other results are of memory of their own.
+    for name, result in (("q", q_out), ("k", k_out)):
+        overlap.check_writable(name, result)
+    overlap.check_apart({"q": q_out}, {"k": k_out})
     if num_tokens == 0:
         return
     config = ApplyRopeConfig(dtype, bool(interleave), cos_sin_cache is not None)
@@ -417,3 +432,26 @@ def _rotate(
         rotary_dim=rotary_dim,
     )
     active.launch(kernel, params, tensors, None)
+
+
+def _check_starts(indptr: torch.Tensor | None, num_tokens: int) -> None:
+    """Raise ValueError for wrong beginnings of requests; tokens after the last request are taken for its own."""
+    if indptr is None or num_tokens == 0:
+        return
+    starts = indptr.numpy()
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] > num_tokens or (starts[1:] < starts[:-1]).any():
+        raise ValueError(
+            f"indptr must begin with 0, not decrease and end with the {num_tokens} tokens of q, got "
+            f"{starts[:4].tolist()} ... {starts[-1:].tolist()}"
+        )
+
+
+def _check_positions(positions: torch.Tensor | None, num_rows: int) -> None:
+    """Raise ValueError for positions of which the table of cosines and sines has no row."""
+    if positions is None or not len(positions):
+        return
+    least, most = int(positions.min()), int(positions.max())
+    if least < 0 or most >= num_rows:
+        raise ValueError(
+            f"positions has {least if least < 0 else most}, and cos_sin_cache has the {num_rows} positions from 0 on"
+        )

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from flashinfer_jit import merge, ops, runtime, validation
+from flashinfer_jit import merge, ops, overlap, runtime, validation
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 
@@ -96,6 +96,10 @@ def merge_state_in_place(
                 f"{validation.shape_text(mask)} {mask.dtype} on {mask.device}"
             )
         mask = mask.contiguous().view(torch.uint8)
+    overlap.check_writable("v", v)
+    overlap.check_writable("s", s)
+    overlap.check_apart({"v": v}, {"v_other": v_other, "s_other": s_other}, may_be="v_other")
+    overlap.check_apart({"s": s}, {"v": v, "v_other": v_other, "s_other": s_other}, may_be="s_other")
     lse = _lse(s)
     _launch(active, v, lse, v, lse, v_other=v_other, s_other=_lse(s_other), mask=mask)
     if lse is not s:

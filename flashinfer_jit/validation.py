@@ -6,11 +6,12 @@ shapes, dtypes and devices, UnsupportedConfigError (a ValueError too) for what n
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from flashinfer_jit import env, log
+from flashinfer_jit import env, log, overlap
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit.config import DTYPE_SLUGS
 from flashinfer_jit.runtime.base import Runtime
@@ -24,6 +25,8 @@ ROW_ALIGNMENT = 16
 # A tile of K or V is addressed by 32-bit byte offsets, and no tile has more tokens than 256.
 MAX_TOKEN_STRIDE_BYTES = 2**24
 INT32_MAX = 2**31 - 1
+# Kernels subtract windows from positions in 32 bits; models say "no window" by any number that is large enough.
+MAX_WINDOW_LEFT = 2**30
 
 
 def shape_text(tensor: torch.Tensor) -> str:
@@ -115,6 +118,7 @@ def check_result(
             f"Invalid strides of {name}: expected {'no gaps' if contiguous else 'a contiguous last dimension'}, got "
             f"{list(tensor.stride())}"
         )
+    overlap.check_writable(name, tensor)
 
 
 def check_rows(name: str, tensor: torch.Tensor) -> None:
@@ -182,12 +186,19 @@ def check_heads(num_qo_heads: int, num_kv_heads: int) -> int:
     return num_qo_heads // num_kv_heads
 
 
-def check_window_left(window_left: Any) -> None:
-    """Raise ValueError unless ``window_left`` is -1 (no window) or a number of keys."""
-    if isinstance(window_left, bool) or not isinstance(window_left, int) or window_left < -1:
+def check_window_left(window_left: Any) -> int:
+    """Return ``window_left``, cut to MAX_WINDOW_LEFT; raise ValueError unless it is -1 (none) or a number of keys."""
+    if isinstance(window_left, bool) or not isinstance(window_left, Integral) or window_left < -1:
         raise ValueError(
             f"window_left={window_left!r} must be -1 (no window) or the number of keys to the left, 0 or more"
         )
+    return min(int(window_left), MAX_WINDOW_LEFT)
+
+
+def check_planned_window(window_left: Any, planned: int) -> None:
+    """Raise ValueError unless ``window_left`` of a run means the planned window."""
+    if check_window_left(window_left) != planned:
+        raise ValueError(f"window_left={window_left} is not the planned one, {planned}")
 
 
 def check_logits_soft_cap(logits_soft_cap: Any) -> float:

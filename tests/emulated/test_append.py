@@ -188,6 +188,16 @@ def test_a_number_of_tokens_of_numpy_is_one_and_a_tensor_is_none():
         ({"backend": "cuda"}, ValueError, "backend='cuda'"),
         ({"k_scale": 2.0}, ValueError, "k_scale=2.0 has no meaning"),
         (
+            {"paged_kv_cache": torch.zeros(4, 2, 16, 1, 128, dtype=F16).expand(-1, -1, -1, 2, -1)},
+            ValueError,
+            "Invalid strides of k_cache: it is written",
+        ),
+        (
+            {"paged_kv_cache": (torch.zeros(4, 16, 2, 128, dtype=F16),) * 2},
+            ValueError,
+            "Invalid k_cache: it is written, and shares memory with v_cache",
+        ),
+        (
             {"paged_kv_cache": torch.zeros(4, 2, 16, 2, 128)},
             UnsupportedConfigError,
             r"append_key: expected torch.float32 as k_cache has it, got torch.float16; pass append_key.to\(",

@@ -411,6 +411,10 @@ def test_bad_plans_are_refused_by_name(change, error, message):
         BatchDecodeWithPagedKVCacheWrapper(workspace()).plan(**{**arguments, **change})
 
 
+SHARED = torch.zeros(3, 16, 128, dtype=F16)
+MEMORY = torch.zeros(2048)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -433,6 +437,12 @@ def test_bad_plans_are_refused_by_name(change, error, message):
         ({"q_scale": torch.ones(16, dtype=torch.int32)}, "Invalid q_scale: .* torch.int32"),
         ({"v_scale": torch.tensor([1.0, math.nan])}, "v_scale=nan must be a positive finite number"),
         ({"kv_cache_sf": torch.zeros(3)}, "kv_cache_sf"),
+        ({"out": torch.zeros(16, 128, dtype=F16).expand(2, 16, 128)}, "Invalid strides of out: it is written, and st"),
+        ({"q": SHARED[:2], "out": SHARED[1:]}, "Invalid out: it is written, and shares memory with q"),
+        (
+            {"lse": MEMORY[:32].view(2, 16), "out": MEMORY.view(F16).view(2, 16, 128), "return_lse": True},
+            "Invalid out: it is written, and shares memory with lse",
+        ),
     ],
 )
 def test_bad_runs_are_refused_by_name(monkeypatch, change, message):

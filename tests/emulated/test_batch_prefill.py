@@ -643,6 +643,9 @@ def test_bad_page_tables(changes, error, message):
         wrapper.plan(**(arguments | sizes | changes))
 
 
+SHARED = torch.zeros(46, 2, 64, dtype=F16)
+
+
 def empty_cache(**changes):
     values = {"pages": 4, "size": 10, "heads": 2, "dim": 64, "dtype": F16} | changes
     return torch.zeros(values["pages"], 2, values["size"], values["heads"], values["dim"], dtype=values["dtype"])
@@ -671,6 +674,9 @@ def empty_cache(**changes):
         ({"v_scale": torch.ones(3)}, ValueError, "Invalid v_scale"),
         ({"partial_state": [1, 2]}, ValueError, "partial_state must be a tuple"),
         ({"partial_state": (torch.zeros(45, 2, 64), None)}, ValueError, r"Invalid dtype of partial_state\[0\]"),
+        ({"sinks": [0.0, 0.0]}, TypeError, "sinks must be a torch.Tensor, got list"),
+        ({"out": torch.zeros(1, 2, 64, dtype=F16).expand(45, 2, 64)}, ValueError, "Invalid strides of out: it is wri"),
+        ({"out": SHARED[:45], "q": SHARED[1:]}, ValueError, "Invalid out: it is written, and shares memory with q"),
         ({"kv_cache_sf": 1}, UnsupportedConfigError, "kv_cache_sf"),
         ({"skip_softmax_threshold_scale_factor": 1.0}, UnsupportedConfigError, "skip_softmax"),
     ],

@@ -99,6 +99,17 @@ def test_masked_rows_are_left_alone():
     assert torch.equal(own_s[~mask], s[~mask, 0])
 
 
+@pytest.mark.parametrize("name", ["v", "s"])
+def test_states_in_one_place_are_refused_before_anything_is_written(name):
+    v, s = make_states(F32, 7, 2, 5, 64, seed=4)
+    own = {"v": v[:, 0].clone(), "s": s[:, 0].clone()}
+    own[name] = own[name][1:2].expand_as(own[name])
+    before = {name: tensor.clone() for name, tensor in own.items()}
+    with pytest.raises(ValueError, match=f"Invalid strides of {name}: it is written, and strides"):
+        merge_state_in_place(own["v"], own["s"], v[:, 1], s[:, 1])
+    assert all(torch.equal(own[name].nan_to_num(), before[name].nan_to_num()) for name in own)
+
+
 def test_no_rows():
     v, s = merge_states(torch.empty(0, 2, 3, 64), torch.empty(0, 2, 3))
     assert (v.shape, s.shape) == ((0, 3, 64), (0, 3))

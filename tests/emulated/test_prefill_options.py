@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +160,20 @@ def test_a_window_is_all_that_is_read():
     flashinfer_jit.single_prefill_with_kv_cache(q, k, v, window_left=100, causal=True)
     read = {buffer.name: buffer.read for buffer in emulator.last_report().buffers}
     assert read["k"] <= (100 + 3 + 2 * 128) * k.stride(0) * k.element_size()
+
+
+@pytest.mark.parametrize("window_left", [2**31 - 1, 2**32 + 3, np.int64(40)])
+def test_large_windows_hide_nothing(window_left):
+    """Models say no window by large numbers, and queries before the first key have positions below 0."""
+    q, k, v = make(F16, None, (64, 64), (2, 1), "NHD", (40, 30))
+    expected = flashinfer_jit.single_prefill_with_kv_cache(q, k, v, window_left=1000)
+    assert torch.equal(flashinfer_jit.single_prefill_with_kv_cache(q, k, v, window_left=window_left), expected)
+    of_one = flashinfer_jit.single_decode_with_kv_cache(q[0], k, v, window_left=window_left)
+    assert torch.equal(of_one, flashinfer_jit.single_decode_with_kv_cache(q[0], k, v, window_left=1000))
+    wrapper = flashinfer_jit.BatchPrefillWithRaggedKVCacheWrapper(torch.empty(1 << 20, dtype=torch.uint8))
+    starts = [torch.tensor([0, n], dtype=torch.int32) for n in (40, 30)]
+    wrapper.plan(*starts, 2, 1, 64, window_left=window_left)
+    assert torch.equal(wrapper.run(q, k, v, window_left=window_left), expected)
 
 
 def test_pack_bits():

@@ -142,7 +142,9 @@ def test_bad_input_is_refused():
     place = positions()
     apply = flashinfer_jit.apply_rope_pos_ids
     for arguments, options, error, message in (
-        ((q, k, place[:-1]), {}, ValueError, r"positions: expected \[24\], got \[23\]"),
+        ((q, k, place[:-1]), {}, ValueError, r"pos_ids: expected \[24\], got \[23\]"),
+        ((q, k, [0]), {}, TypeError, "pos_ids must be a torch.Tensor, got list"),
+        (([0], k, place), {}, TypeError, "q must be a torch.Tensor, got list"),
         ((q, k, place.float()), {}, ValueError, "int32 or int64"),
         ((q, k[:, :, :64], place), {}, ValueError, "Invalid k"),
         ((q, k.to(BF16), place), {}, ValueError, "Invalid k"),
@@ -157,3 +159,17 @@ def test_bad_input_is_refused():
         flashinfer_jit.apply_llama31_rope_pos_ids(q, k, place, low_freq_factor=2, high_freq_factor=2)
     with pytest.raises(ValueError, match="float32"):
         flashinfer_jit.apply_rope_with_cos_sin_cache(place, q.flatten(1), k.flatten(1), 128, torch.ones(9, 64).half())
+    table = torch.ones(int(place.max()), 64)
+    for index, head_size, message in (
+        (place, 128, rf"positions has {len(table)}, and cos_sin_cache has the {len(table)} positions from 0 on"),
+        (place - 1 - place.min(), 128, "positions has -1, and cos_sin_cache"),
+        (place, 0, "head_size=0 must be a positive whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flashinfer_jit.apply_rope_with_cos_sin_cache(index, q.flatten(1), k.flatten(1), head_size, table)
+    for starts in ([0, 25], [0, 9, 4], [1, 24], [0]):
+        with pytest.raises(ValueError, match="indptr must begin with 0, not decrease and end with the 24 tokens of q"):
+            flashinfer_jit.apply_rope(q, k, torch.tensor(starts), torch.zeros(len(starts) - 1, dtype=torch.int64))
+    for keys, message in ((q, "shares memory with k"), (k[:, :1].expand_as(k), "Invalid strides of k: it is written")):
+        with pytest.raises(ValueError, match=message):
+            flashinfer_jit.apply_rope_pos_ids_inplace(q, keys, place)

@@ -40,6 +40,7 @@ LAYERS = (
     ("jit.kernels",),
     ("scheduler",),
     ("ops",),
+    ("overlap",),
     ("validation",),
     ("variant_binding",),
     (
