@@ -609,7 +609,7 @@ class BatchPrefillWithPagedKVCacheWrapper(PrefillLauncher):
             )
         k, v = kv_cache.unpack(paged_kv_cache, self._kv_layout)
         if partial_state is not None:
-            self._check_partial_state(partial_state, q)
+            self._check_partial_state(partial_state, q, out=out, lse=lse)
         wants_lse = return_lse or partial_state is not None
         result = self._run(q, k, v, q_scale, k_scale, v_scale, out, lse, wants_lse, window_left, sinks, args)
         return result if partial_state is None else self._merge_state(result, partial_state, return_lse)

@@ -199,8 +199,8 @@ class PrefillLauncher(PrefillPlanner):
             attention=(plan.params, tensors),
         )
 
-    def _check_partial_state(self, partial_state: Any, q: torch.Tensor) -> None:
-        """Raise ValueError unless ``partial_state`` is a state of the queries ``q``."""
+    def _check_partial_state(self, partial_state: Any, q: torch.Tensor, **results: torch.Tensor | None) -> None:
+        """Raise ValueError unless ``partial_state`` is a state of the queries ``q``, apart from ``out`` and ``lse``."""
         if self._results is None:
             raise RuntimeError("run() needs a plan: call plan() first (again, if it failed or workspaces were reset)")
         if not isinstance(partial_state, tuple) or len(partial_state) != 2:
@@ -211,6 +211,11 @@ class PrefillLauncher(PrefillPlanner):
         shape = (q.shape[0], num_heads, head_dim_vo)
         validation.check_result("partial_state[0]", partial_state[0], shape, dtype_o, q.device)
         validation.check_result("partial_state[1]", partial_state[1], shape[:2], torch.float32, q.device)
+        written = {name: tensor for name, tensor in results.items() if isinstance(tensor, torch.Tensor)}
+        if written and not torch.compiler.is_compiling():
+            overlap.check_apart(
+                written, {f"partial_state[{number}]": part for number, part in enumerate(partial_state)}
+            )
 
     def _merge_state(self, result: Attention, partial_state: tuple[torch.Tensor, ...], return_lse: bool) -> Attention:
         o, lse = result

@@ -673,6 +673,10 @@ def empty_cache(**changes):
         ({"k_scale": 0.0}, ValueError, "k_scale=0.0"),
         ({"v_scale": torch.ones(3)}, ValueError, "Invalid v_scale"),
         ({"partial_state": [1, 2]}, ValueError, "partial_state must be a tuple"),
+        (
+            {"partial_state": (SHARED[:45], torch.zeros(45, 2)), "out": SHARED[:45]},
+            *(ValueError, r"Invalid out: it is written, and shares memory with partial_state\[0\]"),
+        ),
         ({"partial_state": (torch.zeros(45, 2, 64), None)}, ValueError, r"Invalid dtype of partial_state\[0\]"),
         ({"sinks": [0.0, 0.0]}, TypeError, "sinks must be a torch.Tensor, got list"),
         ({"out": torch.zeros(1, 2, 64, dtype=F16).expand(45, 2, 64)}, ValueError, "Invalid strides of out: it is wri"),
