@@ -113,8 +113,9 @@ def single_prefill_with_kv_cache(
     logits_soft_cap : float, optional
         ``cap * tanh(logit / cap)``, before the mask; None and 0 mean none.
     rope_scale, rope_theta : float, optional
-        Interpolation factor and base of ``ROPE_LLAMA``; the defaults are 1 and 10000. With bfloat16 inputs, rotated
-        queries and keys are rounded to bfloat16, which the log-sum-exp shows by up to about 5e-3.
+        Interpolation factor and base of ``ROPE_LLAMA``; the defaults are 1 and 10000. Angles are of float64, sines and
+        products of float32, and the rotated ``q`` and ``k`` are rounded once to the 16-bit dtype of the products. With
+        ``u`` half its epsilon, that moves a log-sum-exp by at most ``log2(e) * sm_scale * 2 u * |q| * max |k|``.
     backend : str
         ``auto`` and ``fa2`` are this package's kernels; ``aiter`` is AITER's flash_attn_func, refused by name where
         that would not honour an argument. See ``FLASHINFER_JIT_BACKEND`` for what ``auto`` can mean.

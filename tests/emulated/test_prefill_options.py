@@ -13,7 +13,7 @@ from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.masks import pack_bits
-from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance, attention_reference
+from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance, attention_reference, rotate_llama
 from flashinfer_jit.validation import DTYPE_NAMES
 
 F16, BF16 = torch.float16, torch.bfloat16
@@ -104,6 +104,25 @@ def test_options(case):
     # The output is rounded to its own dtype, P to that of the inputs.
     rounded_to = BF16 if BF16 in (dtype, dtype_o) else F16
     check(result, reference, rounded_to, ROPE_LSE_TOLERANCE[dtype] if rope else LSE_TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16])
+def test_rotated_operands_are_rounded_once(dtype):
+    """Angles, sines and products are of float32 or better: what is left is the rounding to the operand type."""
+    q, k, v = make(dtype, None, (128, 128), (6, 3), "NHD", (31, 129))
+    options = {"rope_scale": 2.0, "rope_theta": 5e5}
+    o, lse = flashinfer_jit.single_prefill_with_kv_cache(
+        q, k, v, pos_encoding_mode="ROPE_LLAMA", return_lse=True, **options
+    )
+    exact = [rotate_llama(x.double(), torch.arange(129 - len(x), 129), *options.values()) for x in (q, k)]
+    # Attention of operands that are rounded like that: no other error than that of kernels without a rotation, but where
+    # the last bit of an operand differs, because its sine does.
+    check((o, lse), attention_reference(*(x.to(dtype) for x in exact), v), dtype)
+    # Against exact operands: each product is off by 2 u of the norms' product, u half a unit of the operand type.
+    u = torch.finfo(dtype).eps / 2
+    norms = exact[0].norm(dim=-1) * exact[1].norm(dim=-1).max()
+    bound = (2 * u + u * u) * norms / math.sqrt(128) * math.log2(math.e) + LSE_TOLERANCE.absolute
+    assert bool(((lse - attention_reference(*exact, v)[1]).abs() <= bound).all())
 
 
 # Few queries on many keys: these are split, and merged.
