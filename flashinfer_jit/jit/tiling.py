@@ -170,8 +170,8 @@ def candidates(config: KernelConfig, arch: Arch) -> tuple[TileConfig, ...]:
     """Return the tiles that ``config`` is compiled with on ``arch``, smallest first: at most three.
 
     Prefill has tiles of 32 to 128 rows, decode of 16 and more: up to 16 rows belong to decode. Prefill with so few is
-    bound by memory, so that empty rows of its smallest tile cost little, and 256 rows were modelled slower than twice 128;
-    docs/timing_model.md has the numbers.
+    bound by memory, so that empty rows of its smallest tile cost little, and 256 rows were modelled slower than twice
+    128; docs/timing_model.md has the numbers.
 
     Raises UnsupportedConfigError if the kernel does not exist on ``arch``.
     """

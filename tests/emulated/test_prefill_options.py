@@ -115,8 +115,8 @@ def test_rotated_operands_are_rounded_once(dtype):
         q, k, v, pos_encoding_mode="ROPE_LLAMA", return_lse=True, **options
     )
     exact = [rotate_llama(x.double(), torch.arange(129 - len(x), 129), *options.values()) for x in (q, k)]
-    # Attention of operands that are rounded like that: no other error than that of kernels without a rotation, but where
-    # the last bit of an operand differs, because its sine does.
+    # Attention of operands that are rounded like that: no other error than that of kernels without a rotation, except
+    # where the last bit of an operand differs, because its sine does.
     check((o, lse), attention_reference(*(x.to(dtype) for x in exact), v), dtype)
     # Against exact operands: each product is off by 2 u of the norms' product, u half a unit of the operand type.
     u = torch.finfo(dtype).eps / 2
