@@ -134,6 +134,14 @@ def test_batches_with_pages():
     assert o.dtype == F32
     # FlashInfer's form for fp8: the scales of q, k and v by position.
     assert torch.equal(wrapper.run(q, batch.cache, torch.tensor([0.5]), torch.tensor([1.0]), 2.0), o)
+    per_head = torch.linspace(0.3, 0.9, 8), torch.tensor([0.5, 1.5]), torch.tensor([1.0, 3.0])
+    scaled = (q.float() * per_head[0][:, None]).double(), per_head[1][:, None], per_head[2][:, None]
+    result = wrapper.run(q, batch.cache, *per_head, return_lse=True)
+    for i, (first, end) in enumerate(((0, 20), (20, 25))):
+        k, v = batch.keys[i].double() * scaled[1], batch.values[i].double() * scaled[2]
+        reference_o, reference_lse = attention_reference(scaled[0][first:end], k, v, causal=True)
+        assert TOLERANCES[BF16].worst(result[0][first:end] / 3, reference_o / 3) <= 1
+        assert LSE_TOLERANCE.worst(result[1][first:end], reference_lse) <= 1
     with pytest.raises(ValueError, match="by position, and some of them by name"):
         wrapper.run(q, batch.cache, 0.5, 1.0, 2.0, q_scale=0.5)
     with pytest.raises(ValueError, match="2 extra positional arguments"):
