@@ -103,7 +103,7 @@ def single_decode_with_kv_cache(
         ``NHD`` or ``HND``. Neither costs more than the other.
     pos_encoding_mode : str
         ``NONE``, ``ROPE_LLAMA`` (``k`` holds unrotated keys, token ``i`` at position ``i``, the query at
-        ``kv_len - 1``) or ``ALIBI`` (``slope * key index`` is added; slopes as in arXiv 2108.12409).
+        ``kv_len - 1``) or ``ALIBI`` (``slope * key index`` is added, after a soft cap; slopes as in arXiv 2108.12409).
     use_tensor_cores : bool
         Accepted for compatibility: matrix instructions are always used.
     q_scale, k_scale, v_scale : float or torch.Tensor, optional

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from flashinfer_jit import kv_cache, level_masks, page_table, validation
+from flashinfer_jit.attention_options import check_dtypes
 from flashinfer_jit.batch_decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.batch_prefill import BatchPrefillWithPagedKVCacheWrapper
 from flashinfer_jit.prefill import single_prefill_with_kv_cache
@@ -157,7 +158,7 @@ class MultiLevelCascadeAttentionWrapper:
             )
         if self._num_levels > 1:
             # run() merges the levels' states, and is to compile and load nothing.
-            load_merging_kernel(q_data_type, head_dim, self._batch_prefill_wrappers[0]._float_workspace_buffer.device)
+            _load_merging_kernel(q_data_type, kv_data_type, head_dim, self._batch_prefill_wrappers[0])
 
     begin_forward = plan
 
@@ -211,6 +212,14 @@ class MultiLevelCascadeAttentionWrapper:
 
     def end_forward(self) -> None:
         """Do nothing: FlashInfer's older form."""
+
+
+def _load_merging_kernel(q_data_type: Any, kv_data_type: Any, head_dim: int, wrapper: Any) -> None:
+    """Load the kernel that merges the results of ``wrapper``, which have the dtype of its output."""
+    dtype_q = validation.canonical_dtype("q_data_type", q_data_type)
+    dtype_kv = dtype_q if kv_data_type is None else validation.canonical_dtype("kv_data_type", kv_data_type)
+    dtype_o = check_dtypes(dtype_q, dtype_kv, None, ("q_data_type", "kv_data_type", "o_data_type"))[2]
+    load_merging_kernel(dtype_o, head_dim, wrapper._float_workspace_buffer.device)
 
 
 class _SharedPrefixWrapper:
@@ -274,7 +283,7 @@ class BatchDecodeWithSharedPrefixPagedKVCacheWrapper(_SharedPrefixWrapper):
             *(num_qo_heads, num_kv_heads, head_dim, page_size),
             q_data_type=data_type,
         )
-        load_merging_kernel(data_type, head_dim, self._wrapper._float_workspace_buffer.device)
+        _load_merging_kernel(data_type, None, head_dim, self._wrapper)
 
     def forward(
         self, q: torch.Tensor, k_shared: torch.Tensor, v_shared: torch.Tensor, unique_kv_cache: Cache
@@ -331,7 +340,7 @@ class BatchPrefillWithSharedPrefixPagedKVCacheWrapper(_SharedPrefixWrapper):
             *(num_qo_heads, num_kv_heads, head_dim, page_size),
             q_data_type=data_type,
         )
-        load_merging_kernel(data_type, head_dim, self._wrapper._float_workspace_buffer.device)
+        _load_merging_kernel(data_type, None, head_dim, self._wrapper)
 
     def forward(
         self,

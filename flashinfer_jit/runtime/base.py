@@ -3,7 +3,7 @@
 import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -29,6 +29,13 @@ class Runtime(ABC):
     def __init__(self) -> None:
         self._library: MappedLibrary | None = None
         self._handle: ctypes.CDLL | None = None
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Raise TypeError: wrappers hold plans, which are addresses in this process."""
+        raise TypeError(
+            "what holds a plan cannot be copied deeply or pickled, for a plan is addresses of this process's memory: "
+            "make a new wrapper and call its plan() there"
+        )
 
     @abstractmethod
     def _open(self) -> tuple[MappedLibrary, ctypes.CDLL]:

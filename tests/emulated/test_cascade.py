@@ -1,6 +1,8 @@
 """Cascades on both emulated GPUs: levels of shared keys give what attention over all keys at once gives."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from flashinfer_jit.jit import kernels
 from flashinfer_jit.merge import merge_key
 from flashinfer_jit.testing import TOLERANCES, attention_reference
 
-F16 = torch.float16
+F16, E4M3 = torch.float16, torch.float8_e4m3fn
 SIZES = HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE = 4, 1, 64, 16
 
 
@@ -88,6 +90,27 @@ def test_three_levels(causal, window_left):
         rows = slice(starts[request], starts[request] + qo_len)
         reference, _ = attention_reference(q[rows], k, v, causal=causal, window_left=window_left)
         assert TOLERANCES[F16].worst(o[rows], reference) <= 1
+
+
+def test_levels_of_fp8_are_merged_in_the_dtype_of_their_outputs():
+    system, own = make_keys([40], 800), make_keys([10, 37], 900)
+    pages = Pages()
+    tables = [pages.store(level) for level in (system, own)]
+    q, cache = randn(5, HEADS, HEAD_DIM, seed=4).to(E4M3), pages.cache.to(E4M3)
+    wrapper = MultiLevelCascadeAttentionWrapper(2, torch.empty(4 << 20, dtype=torch.uint8))
+    wrapper.plan([int32(0, 5), int32(0, 2, 5)], *map(list, zip(*tables, strict=True)), *SIZES, q_data_type=E4M3)
+    o = wrapper.run(q, cache)
+    assert o.dtype == torch.bfloat16
+    for rows, keys in ((slice(0, 2), own[0]), (slice(2, 5), own[1])):
+        k, v = (tensor.to(E4M3) for tensor in joined(system[0], keys))
+        assert TOLERANCES[o.dtype].worst(o[rows], attention_reference(q[rows], k, v)[0]) <= 1
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, pickle.dumps])
+def test_copies_that_would_share_a_plan_are_refused(copy_of):
+    wrapper = MultiLevelCascadeAttentionWrapper(1, torch.empty(1 << 20, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="a plan is addresses of this process's memory: make a new wrapper"):
+        copy_of(wrapper)
 
 
 def test_decode_with_a_shared_prefix():
