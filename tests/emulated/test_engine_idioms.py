@@ -1,12 +1,15 @@
 """How serving engines call wrappers, beyond what the documentation of FlashInfer's functions says."""
 
+import ctypes
 import functools
+import math
 
 import pytest
 import torch
 
 import flashinfer_jit
 from flashinfer_jit import emulator
+from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.plan_buffers import PlanBuffers
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from support.paged import make_batch
@@ -160,3 +163,56 @@ def test_options_of_a_layer_do_not_plan_a_decode_again(workspace, stored, use_cu
     assert bool(stored) != use_cuda_graph
     check_requests(o, lse, q, (1, 1, 1), batch, window_left=20)
     assert wrapper._window_left == 20
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_captured_layers_follow_later_plans(arch, workspace, kind):
+    """begin_forward() outside the graph, forward() with a layer's options inside: replays see the newest batch."""
+    batches = [make_batch(lens, 16, 2, 64, F16, seed=seed) for seed, lens in enumerate(((30, 300, 5), (1, 44, 400)))]
+    qo_lens = ((1, 1, 1), (1, 1, 1)) if kind == "decode" else ((2, 6, 4), (1, 5, 6))
+    cache, q = torch.zeros(60, 2, 16, 2, 64, dtype=F16), queries(sum(qo_lens[0]))
+    sizes, names = (4, 2, 64, 16), ("paged_kv_indptr", "paged_kv_indices", "paged_kv_last_page_len")
+    buffers = dict(zip(names, (torch.zeros(n, dtype=torch.int32) for n in (4, 60, 3)), strict=True))
+    if kind == "decode":
+        wrapper = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(
+            workspace, use_cuda_graph=True, **{f"{name}_buffer": buffer for name, buffer in buffers.items()}
+        )
+        options = {"sm_scale": 0.2, "logits_soft_cap": 5.0}
+    else:
+        wrapper = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(
+            workspace,
+            use_cuda_graph=True,
+            qo_indptr_buf=torch.zeros(4, dtype=torch.int32),
+            **{f"{name}_buf": buffer for name, buffer in buffers.items()},
+        )
+        options = {"sm_scale": 0.2, "causal": True}
+
+    def begin(number):
+        batch = batches[number]
+        cache[: len(batch.cache)] = batch.cache.nan_to_num()
+        starts = () if kind == "decode" else (int32(0, *torch.tensor(qo_lens[number]).cumsum(0).tolist()),)
+        table = batch.indptr, batch.indices[: int(batch.indptr[-1])], batch.last_page_len
+        wrapper.begin_forward(*starts, *table, *sizes, q_data_type=F16)
+
+    begin(0)
+    wrapper.forward(q, cache, **options)
+    begin(0)
+    active = flashinfer_jit.runtime.current()
+    stream, graph, executable = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    previous = active.swap_device(list(ARCHS).index(arch))
+    active.call("hipStreamCreate", ctypes.byref(stream))
+    active.call("hipStreamBeginCapture", stream, 2)
+    with flashinfer_jit.use_stream(stream.value):
+        o, lse = wrapper.forward_return_lse(q, cache, **options)
+    active.call("hipStreamEndCapture", stream, ctypes.byref(graph))
+    active.call("hipGraphInstantiate", ctypes.byref(executable), graph, None, None, 0)
+    for number in (1, 0):
+        begin(number)
+        o.fill_(math.nan)
+        active.call("hipGraphLaunch", executable, stream)
+        active.call("hipStreamSynchronize", stream)
+        check_requests(o, lse, q, qo_lens[number], batches[number], **options)
+    active.call("hipGraphExecDestroy", executable)
+    active.call("hipGraphDestroy", graph)
+    active.call("hipStreamDestroy", stream)
+    active.swap_device(previous)
