@@ -103,8 +103,8 @@ def single_prefill_with_kv_cache(
         ``NHD`` or ``HND``. Neither costs more than the other.
     pos_encoding_mode : str
         ``NONE``, ``ROPE_LLAMA`` (``q`` and ``k`` are rotated in the kernel: key ``j`` stands at position ``j``, query
-        ``i`` at ``i + kv_len - qo_len``) or ``ALIBI`` (``slope * (j - i)`` is added, after a soft cap; slopes as in arXiv
-        2108.12409).
+        ``i`` at ``i + kv_len - qo_len``) or ``ALIBI`` (``slope * (j - i)`` is added, after a soft cap; slopes as in
+        arXiv 2108.12409).
     use_fp16_qk_reduction : bool
         Sums of ``q k^T`` in float16. Refused: the matrix instructions sum in float32 at no cost.
     sm_scale : float, optional
