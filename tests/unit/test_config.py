@@ -2,7 +2,7 @@ import dataclasses
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashinfer_jit.errors import UnsupportedConfigError
@@ -41,6 +41,7 @@ def configs():
 def test_json_and_slug_name_a_configuration_uniquely(everything_built) -> None:
     seen_slugs, seen_json = {}, {}
 
+    @settings(deadline=None)
     @given(configs())
     def check(config):
         assert config_from_dict(config.to_dict()) == config
