@@ -40,6 +40,7 @@ _C_TYPES: Mapping[str, str] = {
     "int": "int32",
     "bool": "bool",
 }
+MAX_NAME_OF_SLUG = 64
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _NO_SOFTMAX = re.compile(r"\buse_softmax\s*(?:=\s*false|\{\s*false\s*\})")
@@ -232,8 +233,9 @@ class AttentionVariant:
 
     @property
     def slug(self) -> str:
-        """The name with eight digits of the text's hash."""
-        return f"{self.name}_{hashlib.sha256(self.to_json().encode()).hexdigest()[:8]}"
+        """The name, or the beginning of a long one, with eight digits of the text's hash."""
+        # Folders of the cache are named by it, and file systems allow 255 bytes.
+        return f"{self.name[:MAX_NAME_OF_SLUG]}_{hashlib.sha256(self.to_json().encode()).hexdigest()[:8]}"
 
     def to_json(self) -> str:
         """Return the text that ``AttentionConfig.variant`` takes; equal for equal variants."""

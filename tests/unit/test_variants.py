@@ -64,6 +64,12 @@ def test_the_command_for_a_text_with_quotes() -> None:
     assert option == "--key" and parse_key(text) == key
 
 
+def test_long_names_give_names_of_folders() -> None:
+    long = [dataclasses.replace(VARIANT, name="x" * 300 + end) for end in "ab"]
+    slugs = {config(variant.to_json()).slug() for variant in long}
+    assert len(slugs) == 2 and max(map(len, slugs)) < 150
+
+
 def test_the_slug_tells_texts_apart() -> None:
     other = dataclasses.replace(VARIANT, logits_transform="return logits;")
     slugs = {config(variant.to_json()).slug() for variant in (VARIANT, other)}
