@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -76,9 +77,9 @@ def check_fixed_split(size: Any) -> int | None:
     """
     if size is None or size == -1:
         return None
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"fixed_split_size={size!r} must be None, -1 (both mean none) or a positive whole number")
-    return size
+    return int(size)
 
 
 def check_logits_options(

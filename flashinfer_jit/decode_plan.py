@@ -127,7 +127,7 @@ def find_problem(
     UnsupportedConfigError, ValueError, KeyError
         As ``plan()`` says.
     """
-    num_qo_heads, num_kv_heads, head_dim, page_size, q_len_per_req = sizes
+    num_qo_heads, num_kv_heads, head_dim, page_size, q_len_per_req = map(validation.plain_int, sizes)
     kv_cache.check_page_size(page_size)
     if not isinstance(q_len_per_req, int) or q_len_per_req < 1:
         raise ValueError(f"q_len_per_req must be >= 1, a number of query tokens, got {q_len_per_req!r}")

@@ -1,5 +1,6 @@
 """The paged KV cache: the forms in which it comes, its strides, and how kernels divide by its page size."""
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ def page_division(page_size: int) -> PageDivision:
 
 def check_page_size(page_size: Any) -> None:
     """Raise ValueError unless ``page_size`` is a whole number of tokens above 0."""
-    if isinstance(page_size, bool) or not isinstance(page_size, int) or not 1 <= page_size <= 2**24:
+    if isinstance(page_size, bool) or not isinstance(page_size, Integral) or not 1 <= page_size <= 2**24:
         raise ValueError(f"page_size={page_size!r} must be a number of tokens from 1 to {2**24}")
 
 

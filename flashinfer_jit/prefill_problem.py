@@ -180,7 +180,9 @@ def resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
 # Plans repeat: serving engines make one for every step, with the same options. Errors are not kept.
 @functools.lru_cache(maxsize=256)
 def _resolve(options: PrefillOptions, arch: Arch) -> PrefillProblem:
-    for name in ("num_qo_heads", "num_kv_heads", "head_dim_qk"):
+    sizes = ("num_qo_heads", "num_kv_heads", "head_dim_qk", "head_dim_vo", "page_size")
+    options = replace(options, **{name: validation.plain_int(getattr(options, name)) for name in sizes})
+    for name in sizes[:3]:
         value = getattr(options, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive whole number")

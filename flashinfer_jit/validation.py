@@ -225,6 +225,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, torch.Tensor))
 
 
+def plain_int(value: Any) -> Any:
+    """Return a whole number of NumPy's as Python's, which kernels are chosen by, and anything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def refuse(name: str, value: Any, allowed: str) -> None:
     """Raise UnsupportedConfigError for an argument whose feature is not built yet: nothing is ignored."""
     if isinstance(value, torch.Tensor):

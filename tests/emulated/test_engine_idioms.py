@@ -4,6 +4,7 @@ import ctypes
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -216,3 +217,17 @@ def test_captured_layers_follow_later_plans(arch, workspace, kind):
     active.call("hipGraphDestroy", graph)
     active.call("hipStreamDestroy", stream)
     active.swap_device(previous)
+
+
+def test_sizes_of_numpy_are_sizes(workspace):
+    """Sizes that no plan before has had, so that none is found by comparing equal."""
+    sizes = [np.int64(size) for size in (6, 2, 48)]
+    table = int32(0, 2), int32(0, 1), int32(3)
+    cache = torch.ones(2, 2, 24, 2, 48, dtype=F16)
+    decode = flashinfer_jit.BatchDecodeWithPagedKVCacheWrapper(workspace)
+    decode.plan(*table, *sizes, np.int32(24), q_data_type=F16, fixed_split_size=np.int64(1))
+    prefill = flashinfer_jit.BatchPrefillWithPagedKVCacheWrapper(workspace)
+    prefill.plan(int32(0, 1), *table, *sizes, np.int32(24), q_data_type=F16, window_left=np.int64(5))
+    for wrapper in (decode, prefill):
+        ones = torch.ones(1, 6, 48, dtype=F16)
+        assert TOLERANCES[F16].worst(wrapper.run(ones, cache), ones.double()) <= 1
