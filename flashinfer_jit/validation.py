@@ -136,7 +136,8 @@ def check_rows(name: str, tensor: torch.Tensor) -> None:
     if tensor.data_ptr() % ROW_ALIGNMENT:
         raise ValueError(
             f"Invalid address of {name}: rows must start at multiples of {ROW_ALIGNMENT} bytes, and its first element "
-            f"is at {tensor.data_ptr():#x}; pass {name}.clone()"
+            f"is at {tensor.data_ptr():#x}; pass "
+            f"{'one of its own memory' if name == 'out' else name + '.clone()'}"
         )
     for dim in range(tensor.ndim - 1):
         num_bytes = tensor.stride(dim) * tensor.element_size()
