@@ -1,6 +1,6 @@
 """Compile the kernels of the tests, several at a time, before any test waits for one: python tests/compile_pass.py.
 
-Tests run without this pass too; it only moves compilations out of their time.
+Tests run without this pass too; it moves compilations out of their time, and sees that no kernel of any test spills.
 """
 
 import argparse
@@ -25,6 +25,11 @@ SUITES = [
 ]
 
 
+def spills(resources: dict[str, int]) -> bool:
+    """Return whether a kernel keeps registers in memory or in parts of others."""
+    return any(resources[name] for name in ("vgpr_spills", "sgpr_spills", "scratch_bytes"))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=sorted(ARCHS), help="for this GPU only")
@@ -37,9 +42,12 @@ def main() -> int:
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"{outcome.key}: {outcome.error}", file=sys.stderr)
+    spilling = [outcome for outcome in outcomes if outcome.entry and spills(outcome.entry.meta["resources"])]
+    for outcome in spilling:
+        print(f"{outcome.key}: registers do not suffice: {outcome.entry.meta['resources']}", file=sys.stderr)
     compiled = sum(outcome.status == "compiled" for outcome in outcomes)
     print(f"{len(outcomes)} kernels, {compiled} of them compiled, in {time.perf_counter() - start:.1f} s")
-    return 1 if failed else 0
+    return 1 if failed or spilling else 0
 
 
 if __name__ == "__main__":
