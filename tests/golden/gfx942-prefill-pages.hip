@@ -500,12 +500,15 @@ struct KeyRows {
     return describe_rows(first, uniform(min(keys_left - key, kPageGranule)), stride_bytes, row_bytes);
   }
 
-  // The row of a key of the tile, each lane its own.
-  __device__ __forceinline__ const uint8_t* row(int key) const {
-    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[0]);
-    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[0]);
+  // The row of a key of the tile, each lane its own, from the first to the last that any lane asks for: unrolled loops
+  // know these two, so that only registers that may hold the address are looked at.
+  __device__ __forceinline__ const uint8_t* row(int key, int first, int last) const {
+    const int first_register = first / kWaveSize;
+    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first_register]);
+    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first_register]);
 #pragma unroll
     for (int i = 1; i < kKeyRegisters; ++i) {
+      if (i <= first_register || i > last / kWaveSize) continue;
       const uint32_t next_low = __builtin_amdgcn_ds_bpermute(4 * key, low[i]);
       const uint32_t next_high = __builtin_amdgcn_ds_bpermute(4 * key, high[i]);
       row_low = key / kWaveSize == i ? next_low : row_low;
@@ -684,7 +687,9 @@ struct DirectTile {
         if (lane_loads) load_to_lds(granule_rows, offsets[round], place);
       } else {
         // All lanes take part, those that load nothing too: they may hold the address for another.
-        const uint8_t* const row = rows.row(key_of(round * kRowsPerRound + wave_row + lane_row));
+        // The order of keys leaves them among their 16.
+        const uint8_t* const row = rows.row(key_of(round * kRowsPerRound + wave_row + lane_row), round * kRowsPerRound,
+                                            (round + 1) * kRowsPerRound - 1);
         if (lane_loads) load_to_lds(row + offsets[round], place);
       }
     }
@@ -731,7 +736,9 @@ struct TransposedTile {
           const BufferDescriptor row = rows.describe(wave_key + key);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = buffer_load<uint32_t>(row, column);
         } else {
-          const uint8_t* row = rows.row(lane_key + key);
+          const int first = i * kThreadsPerBlock / kWordsPerRow * 8;
+          const int last = ((i + 1) * kThreadsPerBlock - 1) / kWordsPerRow * 8;
+          const uint8_t* row = rows.row(lane_key + key, first, last);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = global_load<uint32_t>(row + column);
         }
       }

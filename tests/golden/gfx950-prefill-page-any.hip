@@ -498,12 +498,15 @@ struct KeyRows {
     return describe_rows(first, uniform(min(keys_left - key, kPageGranule)), stride_bytes, row_bytes);
   }
 
-  // The row of a key of the tile, each lane its own.
-  __device__ __forceinline__ const uint8_t* row(int key) const {
-    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[0]);
-    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[0]);
+  // The row of a key of the tile, each lane its own, from the first to the last that any lane asks for: unrolled loops
+  // know these two, so that only registers that may hold the address are looked at.
+  __device__ __forceinline__ const uint8_t* row(int key, int first, int last) const {
+    const int first_register = first / kWaveSize;
+    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first_register]);
+    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first_register]);
 #pragma unroll
     for (int i = 1; i < kKeyRegisters; ++i) {
+      if (i <= first_register || i > last / kWaveSize) continue;
       const uint32_t next_low = __builtin_amdgcn_ds_bpermute(4 * key, low[i]);
       const uint32_t next_high = __builtin_amdgcn_ds_bpermute(4 * key, high[i]);
       row_low = key / kWaveSize == i ? next_low : row_low;
@@ -613,7 +616,10 @@ struct StagedTile {
 #pragma unroll
     for (int i = 0; i < kUnitsPerThread; ++i) {
       const int unit = i * kThreadsPerBlock + thread;
-      const uint8_t* const source = rows.row(unit / kUnitsPerRow) + unit % kUnitsPerRow * sizeof(KvChunk);
+      const int first = i * kThreadsPerBlock / kUnitsPerRow;
+      const int last = ((i + 1) * kThreadsPerBlock - 1) / kUnitsPerRow;
+      const uint8_t* const row = rows.row(unit / kUnitsPerRow, first, last);
+      const uint8_t* const source = row + unit % kUnitsPerRow * sizeof(KvChunk);
 #pragma unroll
       for (int part = 0; part < kChunksPerUnit; ++part) {
         chunks[i][part] = global_load<KvChunk>(source + part * kUnitsPerRow * sizeof(KvChunk));
