@@ -553,9 +553,9 @@ struct DirectTile {
     const BufferDescriptor tile_rows = rows.describe(first_key, kBlockKv);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const bool wave_loads = round * kRowsPerRound + wave_row < kBlockKv;
-      if ((kBlockKv % kRowsPerRound == 0 || wave_loads) && lane_loads) {
-        load_to_lds(tile_rows, offsets[round], tile + lds_offset + round * kRowsPerRound * Layout::kPitch);
+      const int first = round * kRowsPerRound;
+      if ((kBlockKv % kRowsPerRound == 0 || first + wave_row < kBlockKv) && lane_loads) {
+        load_to_lds(tile_rows, offsets[round], tile + lds_offset + first * Layout::kPitch);
       }
     }
   }

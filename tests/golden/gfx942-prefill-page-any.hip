@@ -518,12 +518,11 @@ struct KeyRows {
   // The row of a key of the tile, each lane its own, from the first to the last that any lane asks for: unrolled loops
   // know these two, so that only registers that may hold the address are looked at.
   __device__ __forceinline__ const uint8_t* row(int key, int first, int last) const {
-    const int first_register = first / kWaveSize;
-    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first_register]);
-    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first_register]);
+    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first / kWaveSize]);
+    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first / kWaveSize]);
 #pragma unroll
     for (int i = 1; i < kKeyRegisters; ++i) {
-      if (i <= first_register || i > last / kWaveSize) continue;
+      if (i <= first / kWaveSize || i > last / kWaveSize) continue;
       const uint32_t next_low = __builtin_amdgcn_ds_bpermute(4 * key, low[i]);
       const uint32_t next_high = __builtin_amdgcn_ds_bpermute(4 * key, high[i]);
       row_low = key / kWaveSize == i ? next_low : row_low;
@@ -702,9 +701,8 @@ struct TransposedTile {
           const BufferDescriptor row = rows.describe(wave_key + key);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = buffer_load<uint32_t>(row, column);
         } else {
-          const int first = i * kThreadsPerBlock / kWordsPerRow * 8;
-          const int last = ((i + 1) * kThreadsPerBlock - 1) / kWordsPerRow * 8;
-          const uint8_t* row = rows.row(lane_key + key, first, last);
+          const int first = i * kThreadsPerBlock / kWordsPerRow, last = ((i + 1) * kThreadsPerBlock - 1) / kWordsPerRow;
+          const uint8_t* row = rows.row(lane_key + key, 8 * first, 8 * last);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = global_load<uint32_t>(row + column);
         }
       }

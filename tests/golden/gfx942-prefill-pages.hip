@@ -503,12 +503,11 @@ struct KeyRows {
   // The row of a key of the tile, each lane its own, from the first to the last that any lane asks for: unrolled loops
   // know these two, so that only registers that may hold the address are looked at.
   __device__ __forceinline__ const uint8_t* row(int key, int first, int last) const {
-    const int first_register = first / kWaveSize;
-    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first_register]);
-    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first_register]);
+    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first / kWaveSize]);
+    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first / kWaveSize]);
 #pragma unroll
     for (int i = 1; i < kKeyRegisters; ++i) {
-      if (i <= first_register || i > last / kWaveSize) continue;
+      if (i <= first / kWaveSize || i > last / kWaveSize) continue;
       const uint32_t next_low = __builtin_amdgcn_ds_bpermute(4 * key, low[i]);
       const uint32_t next_high = __builtin_amdgcn_ds_bpermute(4 * key, high[i]);
       row_low = key / kWaveSize == i ? next_low : row_low;
@@ -679,17 +678,16 @@ struct DirectTile {
   __device__ __forceinline__ void load(int, LdsBytes* tile) {
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const bool wave_loads = round * kRowsPerRound + wave_row < kBlockKv;
-      if (kBlockKv % kRowsPerRound != 0 && !wave_loads) continue;
-      LdsBytes* const place = tile + lds_offset + round * kRowsPerRound * Layout::kPitch;
+      const int first = round * kRowsPerRound;
+      if (kBlockKv % kRowsPerRound != 0 && first + wave_row >= kBlockKv) continue;
+      LdsBytes* const place = tile + lds_offset + first * Layout::kPitch;
       if constexpr (kSharesPage) {
         const BufferDescriptor granule_rows = rows.describe(granule(round));
         if (lane_loads) load_to_lds(granule_rows, offsets[round], place);
       } else {
-        // All lanes take part, those that load nothing too: they may hold the address for another.
-        // The order of keys leaves them among their 16.
-        const uint8_t* const row = rows.row(key_of(round * kRowsPerRound + wave_row + lane_row), round * kRowsPerRound,
-                                            (round + 1) * kRowsPerRound - 1);
+        // All lanes take part, those that load nothing too: they may hold the address for another. The order of keys
+        // leaves them among their 16.
+        const uint8_t* row = rows.row(key_of(first + wave_row + lane_row), first, first + kRowsPerRound - 1);
         if (lane_loads) load_to_lds(row + offsets[round], place);
       }
     }
@@ -736,9 +734,8 @@ struct TransposedTile {
           const BufferDescriptor row = rows.describe(wave_key + key);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = buffer_load<uint32_t>(row, column);
         } else {
-          const int first = i * kThreadsPerBlock / kWordsPerRow * 8;
-          const int last = ((i + 1) * kThreadsPerBlock - 1) / kWordsPerRow * 8;
-          const uint8_t* row = rows.row(lane_key + key, first, last);
+          const int first = i * kThreadsPerBlock / kWordsPerRow, last = ((i + 1) * kThreadsPerBlock - 1) / kWordsPerRow;
+          const uint8_t* row = rows.row(lane_key + key, 8 * first, 8 * last);
           if (!kHasSpareThreads || unit < kUnits) words[i][key] = global_load<uint32_t>(row + column);
         }
       }

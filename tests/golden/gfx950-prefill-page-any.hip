@@ -501,12 +501,11 @@ struct KeyRows {
   // The row of a key of the tile, each lane its own, from the first to the last that any lane asks for: unrolled loops
   // know these two, so that only registers that may hold the address are looked at.
   __device__ __forceinline__ const uint8_t* row(int key, int first, int last) const {
-    const int first_register = first / kWaveSize;
-    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first_register]);
-    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first_register]);
+    uint32_t row_low = __builtin_amdgcn_ds_bpermute(4 * key, low[first / kWaveSize]);
+    uint32_t row_high = __builtin_amdgcn_ds_bpermute(4 * key, high[first / kWaveSize]);
 #pragma unroll
     for (int i = 1; i < kKeyRegisters; ++i) {
-      if (i <= first_register || i > last / kWaveSize) continue;
+      if (i <= first / kWaveSize || i > last / kWaveSize) continue;
       const uint32_t next_low = __builtin_amdgcn_ds_bpermute(4 * key, low[i]);
       const uint32_t next_high = __builtin_amdgcn_ds_bpermute(4 * key, high[i]);
       row_low = key / kWaveSize == i ? next_low : row_low;
