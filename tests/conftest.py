@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flashinfer_jit import emulator
 from flashinfer_jit.jit import cache, kernels, toolchain
 from flashinfer_jit.jit.arch import ARCHS
 from support import fake_hipcc, vector_add
@@ -36,6 +37,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "arch" in metafunc.fixturenames:
         only = metafunc.config.getoption("--arch")
         metafunc.parametrize("arch", [only] if only else sorted(ARCHS))
+
+
+@pytest.fixture
+def on_arch(arch: str) -> Iterator[None]:
+    """The emulated GPU is ``arch``; files of which all tests are to run on both GPUs mark themselves with it."""
+    with emulator.use_arch(arch):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from flashinfer_jit import (
     BatchDecodeWithPagedKVCacheWrapper,
     append_paged_kv_cache,
     append_paged_mla_kv_cache,
-    emulator,
     get_batch_indices_positions,
     get_seq_lens,
 )
@@ -22,6 +21,9 @@ from flashinfer_jit.jit.families.batch_indices import BatchIndicesConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import TOLERANCES
 from support.decode_reference import decode_reference
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16 = torch.float16, torch.bfloat16
 FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
@@ -46,13 +48,6 @@ def kernel_keys(arch):
         configs.append(AppendPagedKvConfig(*names, head_dim, head_dim))
     for config in configs:
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def int32(*values):

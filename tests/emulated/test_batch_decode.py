@@ -28,6 +28,9 @@ from flashinfer_jit.validation import DTYPE_NAMES
 from support.decode_reference import decode_reference
 from support.paged import make_batch
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16 = torch.float16, torch.bfloat16
 E4M3, E4M3_FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
 E5M2, E5M2_FNUZ = torch.float8_e5m2, torch.float8_e5m2fnuz
@@ -81,13 +84,6 @@ def kernel_keys(arch):
         tile = tiling.smallest_holding(tiling.candidates(config, arch), case[3] * case[7])
         yield KernelKey(config, tile, arch)
         yield merge_key(arch, "float32", config.dtype_o, case[2], case[8])
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def workspace(num_bytes=16 << 20):

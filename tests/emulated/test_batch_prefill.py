@@ -14,7 +14,6 @@ import flashinfer_jit
 from flashinfer_jit import (
     BatchPrefillWithPagedKVCacheWrapper,
     BatchPrefillWithRaggedKVCacheWrapper,
-    emulator,
     segment_packbits,
 )
 from flashinfer_jit.errors import UnsupportedConfigError
@@ -23,6 +22,9 @@ from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.merge import merge_key
 from flashinfer_jit.prefill_problem import PrefillOptions, resolve
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance, attention_reference
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ = (
@@ -251,13 +253,6 @@ def kernel_keys(arch):
 
 RAGGED, PAGED = CASES[0], CASES[6]
 SPLIT = [RAGGED, PAGED, CASES[8], CASES[11]]
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def test_cases_cover_the_axes():

@@ -11,6 +11,9 @@ from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.config import PREFILL_PAGE_GRANULE
 from support.batch_prefill import Batch, batch_errors, int32, launch_batch, make_batch, plan
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 E4M3, E5M2, E4M3_FNUZ = torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz
 LONG = {"qo_lens": (3, 129, 1, 40), "kv_lens": (700, 129, 1500, 39)}
@@ -49,12 +52,6 @@ BATCHES = {
 def kernel_keys(arch):
     """Return the kernels that this file needs, for the compile pass."""
     return (batch.key(arch) for batch in BATCHES.values())
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.mark.parametrize("name", BATCHES)

@@ -17,15 +17,11 @@ from flashinfer_jit.jit import kernels
 from flashinfer_jit.merge import merge_key
 from flashinfer_jit.testing import TOLERANCES, attention_reference
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, E4M3 = torch.float16, torch.float8_e4m3fn
 SIZES = HEADS, KV_HEADS, HEAD_DIM, PAGE_SIZE = 4, 1, 64, 16
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def int32(*values):

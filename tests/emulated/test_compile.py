@@ -5,15 +5,12 @@ import torch
 
 import flashinfer_jit
 from emulated import test_batch_decode, test_batch_prefill
-from flashinfer_jit import emulator
 from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper
 
 
 @pytest.fixture(autouse=True)
-def on_arch(arch):
-    with emulator.use_arch(arch):
-        torch.compiler.reset()
-        yield
+def forget_traces(on_arch):
+    torch.compiler.reset()
 
 
 def random(*shape, seed=0):

@@ -9,21 +9,16 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
 from flashinfer_jit.jit.arch import ARCHS
 from flashinfer_jit.plan_buffers import PlanBuffers
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from support.paged import make_batch
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16 = torch.float16
 KV_LENS, QO_LENS = (40, 70, 21), (5, 33, 21)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.fixture

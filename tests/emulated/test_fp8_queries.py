@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.config import AttentionConfig, default_dtype_o
@@ -14,6 +13,9 @@ from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from flashinfer_jit.validation import DTYPE_NAMES
 from support.paged import make_batch
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 E4M3, E4M3_FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
@@ -46,13 +48,6 @@ def kernel_keys(arch):
     ]
     for config in configs:
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def make(pair, qo_len, kv_len, num_qo_heads=4, num_kv_heads=2, head_dim=64):

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
-from flashinfer_jit import emulator, merge_state, merge_state_in_place, merge_states
+from flashinfer_jit import merge_state, merge_state_in_place, merge_states
 from flashinfer_jit.merge import merge_key
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 TOLERANCE = {**TOLERANCES, F32: Tolerance(1e-5, 1e-5)}
@@ -20,13 +23,6 @@ def kernel_keys(arch):
     for dtype, _, _, head_dim in CASES:
         name = str(dtype).removeprefix("torch.")
         yield merge_key(arch, name, name, head_dim)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def make_states(dtype, rows, states, heads, head_dim, seed=0):

@@ -4,20 +4,15 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from support.paged import make_batch
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16 = torch.float16
 SIZES = (4, 2, 64, 16)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ from flashinfer_jit.jit.config import HEAD_DIMS
 from flashinfer_jit.jit.tiling import candidates, prefill_stage_bytes
 from support.prefill import FP8, Problem, errors, launch, make_inputs, merge, pack_mask, reference
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
 # All tiles with the main head dims, dtypes and masks; lengths end within a tile and a wave.
@@ -82,12 +85,6 @@ PROBLEMS = {
 def kernel_keys(arch):
     """Return the kernels that this file needs, for the compile pass."""
     return (problem.key(arch) for problem in PROBLEMS.values())
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -16,6 +16,9 @@ from flashinfer_jit.masks import pack_bits
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance, attention_reference, rotate_llama
 from flashinfer_jit.validation import DTYPE_NAMES
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16 = torch.float16, torch.bfloat16
 E4M3, E4M3_FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
 E5M2, E5M2_FNUZ = torch.float8_e5m2, torch.float8_e5m2fnuz
@@ -60,13 +63,6 @@ def kernel_keys(arch):
             has_soft_cap="logits_soft_cap" in options,
         )
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def make(dtype, dtype_kv, head_dims, heads, layout, lengths, seed=0):

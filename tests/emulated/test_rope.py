@@ -6,12 +6,14 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.families.apply_rope import ApplyRopeConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import Tolerance
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 # One rounding of the result, of values up to 5.
@@ -29,13 +31,6 @@ def kernel_keys(arch):
         ApplyRopeConfig("float16", interleave=True, has_cache=True),
     ):
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def random(*shape, seed=0):

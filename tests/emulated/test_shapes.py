@@ -8,11 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emulated import test_batch_decode, test_batch_prefill
-from flashinfer_jit import emulator
 from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.merge import merge_key
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16 = torch.float16, torch.bfloat16
 GROUP_SIZE, HEAD_DIM = 4, 64
@@ -61,13 +63,6 @@ def kernel_keys(arch):
     config = test_batch_decode.config_of(decode_case(5, 1, "NHD", 1))
     yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
     yield merge_key(arch, "float32", "bfloat16", HEAD_DIM)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def with_gaps(tensor, gap):

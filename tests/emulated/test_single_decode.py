@@ -18,6 +18,9 @@ from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, Tolerance
 from flashinfer_jit.validation import DTYPE_NAMES
 from support.decode_reference import decode_reference
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16 = torch.float16, torch.bfloat16
 E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ = (
     torch.float8_e4m3fn,
@@ -83,13 +86,6 @@ def kernel_keys(arch):
             yield merge_key(arch, "float32", DTYPE_NAMES[dtype], head_dim_vo)
     for group_size in OTHER_GROUP_SIZES:
         yield find_key(arch, F16, None, 64, 64, group_size, PLAIN)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def make(dtype, dtype_kv, head_dim_qk, head_dim_vo, group_size, num_kv_heads, layout, kv_len, seed=0):

@@ -17,6 +17,9 @@ from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from flashinfer_jit.validation import DTYPE_NAMES
 
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
+
 F16, BF16 = torch.float16, torch.bfloat16
 # dtype, head_dim, num_qo_heads, num_kv_heads, causal, layout, qo_len, kv_len: every pair of values of two axes occurs
 # (test_cases_are_pairwise), with group sizes 1 to 9 and tile boundaries of 32, 64 and 128 rows and keys.
@@ -67,13 +70,6 @@ def kernel_keys(arch):
         )
         for tile in tiling.candidates(config, arch):
             yield KernelKey(config, tile, arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def make(dtype, head_dim, num_qo_heads, num_kv_heads, layout, qo_len, kv_len, seed=0):

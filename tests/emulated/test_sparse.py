@@ -6,13 +6,15 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator
 from flashinfer_jit.errors import UnsupportedConfigError
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.config import AttentionConfig
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.testing import LSE_TOLERANCE, TOLERANCES, attention_reference
 from support.paged import make_batch
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16 = torch.float16, torch.bfloat16
 NUM_ROWS, NUM_COLUMNS = 4, 6
@@ -33,13 +35,6 @@ def kernel_keys(arch):
             kv_source=source,
         )
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.fixture

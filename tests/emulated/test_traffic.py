@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from emulated import test_batch_decode, test_batch_prefill
-from flashinfer_jit import emulator
 from flashinfer_jit.bench_attention import reports_of
 from flashinfer_jit.decode import BatchDecodeWithPagedKVCacheWrapper
 from flashinfer_jit.jit import tiling
 from flashinfer_jit.jit.key import KernelKey
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 CASES = test_batch_prefill.CASES
 # Causal and windowed, ragged and of every kind of pages; fp8 and a head dimension that fills no whole tile.
@@ -33,13 +35,6 @@ def kernel_keys(arch):
     for page_size in PAGE_SIZES[:2]:
         config = test_batch_decode.config_of(decode_case(page_size))
         yield KernelKey(config, tiling.candidates(config, arch)[0], arch)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test of this file runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 def keys_needed(case, tile):

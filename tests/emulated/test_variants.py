@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flashinfer_jit
-from flashinfer_jit import emulator, merge
+from flashinfer_jit import merge
 from flashinfer_jit.errors import CompilationError
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.attention import gen_customize_single_decode_module, gen_customize_single_prefill_module
@@ -33,6 +33,9 @@ from support.variants import (
     attend_with_everything,
     struct,
 )
+
+# Every test of this file runs on both GPUs.
+pytestmark = pytest.mark.usefixtures("on_arch")
 
 F16, BF16 = torch.float16, torch.bfloat16
 HEAD_DIM = 64
@@ -139,13 +142,6 @@ def attention_keys(arch):
     yield key(arch, VARIANTS["masked"], "decode", 4)
     yield key(arch, VARIANTS["known_mask"], "prefill", 2, mask_mode="custom", kv_source="page_size_any")
     yield key(arch, VARIANTS["dump"], "prefill", 2)
-
-
-@pytest.fixture(autouse=True)
-def on_arch(arch):
-    """Every test runs on both GPUs."""
-    with emulator.use_arch(arch):
-        yield
 
 
 @pytest.fixture
