@@ -188,7 +188,7 @@ class BatchDecodeWithPagedKVCacheWrapper(DecodeLauncher):
             For an unknown ``pos_encoding_mode``.
         """
         # The older plan is not to be run if this one fails.
-        self._plan_made = self._dtype_o = None
+        self._forget_plan()
         validation.refuse_given({"block_tables": block_tables})
         if window_right != 0:
             validation.refuse("window_right", window_right, "0")

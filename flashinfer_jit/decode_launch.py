@@ -14,7 +14,7 @@ from flashinfer_jit.index_guard import TableGuard
 from flashinfer_jit.jit import kernels
 from flashinfer_jit.jit.key import KernelKey
 from flashinfer_jit.jit.loader import Kernel
-from flashinfer_jit.plan_buffers import PlanBuffers
+from flashinfer_jit.plan_buffers import PlanBuffers, WorkspaceOwner
 from flashinfer_jit.variant_binding import VariantBinding
 
 Attention = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -57,7 +57,7 @@ class DecodePlanMade:
     has_scales: bool = False
 
 
-class DecodeLauncher:
+class DecodeLauncher(WorkspaceOwner):
     """The half of ``BatchDecodeWithPagedKVCacheWrapper`` that keeps a plan and launches it."""
 
     def __init__(
@@ -77,19 +77,6 @@ class DecodeLauncher:
         self._dtype_o: torch.dtype | None = None
 
     @property
-    def _float_workspace_buffer(self) -> torch.Tensor:
-        return self._buffers.float_workspace
-
-    @property
-    def _int_workspace_buffer(self) -> torch.Tensor:
-        return self._buffers.int_workspace
-
-    @_int_workspace_buffer.setter
-    def _int_workspace_buffer(self, buffer: torch.Tensor) -> None:
-        # Engines let the wrappers of a process share one.
-        self.reset_workspace_buffer(self._buffers.float_workspace, buffer)
-
-    @property
     def _plan_info(self) -> scheduler.DecodePlan | None:
         return None if self._plan_made is None else self._plan_made.work
 
@@ -97,15 +84,7 @@ class DecodeLauncher:
     def _cached_module(self) -> Kernel | None:
         return None if self._plan_info is None else self._kernels[False][0]
 
-    def reset_workspace_buffer(self, float_workspace_buffer: torch.Tensor, int_workspace_buffer: torch.Tensor) -> None:
-        """Use other workspaces; ``plan()`` has to be called again, for plans live in them.
-
-        Parameters
-        ----------
-        float_workspace_buffer, int_workspace_buffer : torch.Tensor
-            Contiguous device memory of any dtype.
-        """
-        self._buffers = PlanBuffers(self._active, float_workspace_buffer, int_workspace_buffer)
+    def _forget_plan(self) -> None:
         self._plan_made = self._dtype_o = None
 
     def _keep_plan(

@@ -105,3 +105,37 @@ def _as(buffer: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class WorkspaceOwner:
+    """A wrapper's workspaces, under the names that serving engines read and set."""
+
+    _active: Runtime
+    _buffers: PlanBuffers
+
+    @property
+    def _float_workspace_buffer(self) -> torch.Tensor:
+        return self._buffers.float_workspace
+
+    @property
+    def _int_workspace_buffer(self) -> torch.Tensor:
+        return self._buffers.int_workspace
+
+    @_int_workspace_buffer.setter
+    def _int_workspace_buffer(self, buffer: torch.Tensor) -> None:
+        # Engines let the wrappers of a process share one.
+        self.reset_workspace_buffer(self._buffers.float_workspace, buffer)
+
+    def reset_workspace_buffer(self, float_workspace_buffer: torch.Tensor, int_workspace_buffer: torch.Tensor) -> None:
+        """Use other workspaces; ``plan()`` has to be called again, for plans live in them.
+
+        Parameters
+        ----------
+        float_workspace_buffer, int_workspace_buffer : torch.Tensor
+            Contiguous device memory of any dtype.
+        """
+        self._buffers = PlanBuffers(self._active, float_workspace_buffer, int_workspace_buffer)
+        self._forget_plan()
+
+    def _forget_plan(self) -> None:
+        raise NotImplementedError

@@ -13,7 +13,7 @@ from flashinfer_jit.backends import aiter, aiter_prefill
 from flashinfer_jit.index_guard import TableGuard
 from flashinfer_jit.jit import kernels, tiling
 from flashinfer_jit.jit.loader import Kernel
-from flashinfer_jit.plan_buffers import PlanBuffers, partial_rows
+from flashinfer_jit.plan_buffers import PlanBuffers, WorkspaceOwner, partial_rows
 from flashinfer_jit.prefill_problem import PrefillOptions, PrefillProblem, complete, resolve
 from flashinfer_jit.variant_binding import VariantBinding
 
@@ -74,7 +74,7 @@ class PlanMade:
     has_scales: bool = False
 
 
-class PrefillPlanner:
+class PrefillPlanner(WorkspaceOwner):
     """The half of a wrapper of batched prefill that keeps a plan in device memory; see ``batch_prefill``."""
 
     def __init__(
@@ -116,19 +116,6 @@ class PrefillPlanner:
         return self._use_cuda_graph
 
     @property
-    def _float_workspace_buffer(self) -> torch.Tensor:
-        return self._buffers.float_workspace
-
-    @property
-    def _int_workspace_buffer(self) -> torch.Tensor:
-        return self._buffers.int_workspace
-
-    @_int_workspace_buffer.setter
-    def _int_workspace_buffer(self, buffer: torch.Tensor) -> None:
-        # Engines let the wrappers of a process share one.
-        self.reset_workspace_buffer(self._buffers.float_workspace, buffer)
-
-    @property
     def _plan_info(self) -> scheduler.PrefillPlan | None:
         return None if self._plan_made is None else self._plan_made.work
 
@@ -148,15 +135,7 @@ class PrefillPlanner:
             return self._index_buffers.get(key) if plan is None else plan.tensors.get(key)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def reset_workspace_buffer(self, float_workspace_buffer: torch.Tensor, int_workspace_buffer: torch.Tensor) -> None:
-        """Use other workspaces; ``plan()`` has to be called again, for plans live in them.
-
-        Parameters
-        ----------
-        float_workspace_buffer, int_workspace_buffer : torch.Tensor
-            Contiguous device memory of any dtype.
-        """
-        self._buffers = PlanBuffers(self._active, float_workspace_buffer, int_workspace_buffer)
+    def _forget_plan(self) -> None:
         self._plan_made = self._results = None
 
     def end_forward(self) -> None:
@@ -166,7 +145,7 @@ class PrefillPlanner:
 
     def _begin_plan(self, use_fp16_qk_reduction: Any, token_pos_in_items_len: Any, **arguments: Any) -> None:
         """Forget the older plan, which is not to be run if this one fails, and refuse what no kernel honours."""
-        self._plan_made = self._results = None
+        self._forget_plan()
         _refuse_unbuilt(use_fp16_qk_reduction, token_pos_in_items_len, **arguments)
 
     def _read_indptr(self, name: str, indptr: Any, begins_with_0: bool = False) -> Int32Array:

@@ -342,11 +342,15 @@ def test_without_a_writable_cache_kernels_live_as_long_as_the_process(
 
 def test_the_cache_of_one_process_is_removed_at_its_end(hipcc, cache_dir) -> None:
     cache_dir.write_text("not a directory")
-    script = "from support.vector_add import vector_add_key; from flashinfer_jit.jit.kernels import build_kernel\n"
-    script += (
-        "import os\nentry = build_kernel(vector_add_key()); print(entry.library)\nif os.fork() == 0: raise SystemExit\n"
+    script = (
+        "import os\n"
+        "from support.vector_add import vector_add_key\n"
+        "from flashinfer_jit.jit.kernels import build_kernel\n"
+        "entry = build_kernel(vector_add_key())\n"
+        "print(entry.library, flush=True)  # or the child prints it as well\n"
+        "if os.fork() == 0: raise SystemExit\n"
+        "os.wait(); print(entry.library.exists())"
     )
-    script += "os.wait(); print(entry.library.exists())"
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
     library, survived_the_fork = done.stdout.split()
